@@ -1,0 +1,77 @@
+# `make help` lists the targets. The long parts live in infra/dev/.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# The interpreter that .venv is made with.
+PYTHON ?= python3.11
+export PYTHON
+
+bin := .venv/bin
+PYTEST_FLAGS ?=
+
+.PHONY: help demo test check venv venv-dev engine engine-stop image lint types imports fast-tests \
+	all-tests fmt lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: venv ## Install everything, grade the bundled sample submissions and print the reports
+	@if infra/dev/engine.sh start; then \
+		$(bin)/python -m sandbox.image.build; \
+	else \
+		echo "assay: no Docker Engine here: using the process sandbox, for trying out only, never for strangers' code."; \
+	fi
+	@$(bin)/assay demo --sandbox auto
+
+test: venv-dev ## Install what the tests need, start a Docker Engine if none runs, run every check and test
+	@infra/dev/engine.sh run $(MAKE) image-here lint types imports all-tests
+
+check: venv-dev lint types imports fast-tests ## Fast subset: lint, types, import rules, tests without Docker
+
+venv: ## Make or renew .venv from the locked requirements
+	@infra/dev/venv.sh
+
+venv-dev: ## The same, with the tools for tests and checks
+	@infra/dev/venv.sh --dev
+
+engine: ## Use the Docker Engine that runs, or install Debian's and start it
+	@infra/dev/engine.sh start
+
+engine-stop: ## Stop the Docker Engine that `make engine` or `make demo` started
+	@infra/dev/engine.sh stop
+
+image: venv engine image-here ## Build the sandbox image
+
+.PHONY: image-here
+image-here:
+	@$(bin)/python -m sandbox.image.build
+
+lint: ## Ruff and shellcheck
+	@$(bin)/ruff check
+	@$(bin)/ruff format --check
+	@$(bin)/shellcheck -x infra/dev/*.sh .ci/run
+
+types: ## mypy --strict
+	@$(bin)/mypy
+
+imports: ## Which room may import which (import-linter; the rules are in pyproject.toml)
+	@$(bin)/lint-imports
+
+fast-tests: ## Tests that need no Docker Engine and little time
+	@$(bin)/pytest -m "not docker and not slow" $(PYTEST_FLAGS)
+
+all-tests:
+	@$(bin)/pytest $(PYTEST_FLAGS)
+
+fmt: venv-dev ## Format the code and mend what Ruff can mend
+	@$(bin)/ruff format
+	@$(bin)/ruff check --fix
+
+lock: venv ## Renew the locked requirements from requirements/*.in
+	@infra/dev/lock.sh
+
+clean: engine-stop ## Remove .venv, caches and everything under .build (the Engine's own data stays)
+	rm -rf .venv .build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
