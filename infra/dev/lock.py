@@ -4,8 +4,9 @@ Run by `make lock`. uv resolves against the public index it is configured for an
 of every file of a release, so one lock serves both CPU architectures. uv does not read pip's
 configuration, so a machine's own find-links folder cannot leak into the locks.
 
-torch is split in two: its resolution contains gigabytes of GPU libraries that a CPU build does
-not need, so those go to torch-cuda.txt and `infra/dev/venv.sh` installs them only when needed.
+torch gets two files. The public index's build brings gigabytes of GPU libraries; a CPU build, where
+pip finds one, needs none of them. One file with the hashes of both would not do: pip prefers a file
+whose hash it can read off an index page, and so would take the large one even beside a small one.
 """
 
 from __future__ import annotations
@@ -48,15 +49,17 @@ def package_name(entry: str) -> str:
     return entry.split("==", 1)[0]
 
 
-def with_local_wheels(entry: str) -> str:
-    """Add the hashes of torch-cpu-wheels.sha256 that belong to the entry's version."""
+def cpu_build(entry: str) -> str:
+    """Return torch's entry with the CPU builds of the same version in place of the public ones."""
     version = entry.split("==", 1)[1].split()[0]
-    wheels = re.findall(
-        rf"^([0-9a-f]{{64}})\s+torch-{re.escape(version)}[+-]",
-        (REQUIREMENTS / "torch-cpu-wheels.sha256").read_text(),
+    digests = re.findall(
+        rf"^([0-9a-f]{{64}})  torch-{re.escape(version)}\+cpu-",
+        (REQUIREMENTS / "torch-cpu.sha256").read_text(),
         flags=re.MULTILINE,
     )
-    return entry + "".join(f" \\\n    --hash=sha256:{digest}" for digest in wheels if digest not in entry)
+    if not digests:
+        raise SystemExit(f"requirements/torch-cpu.sha256 has no wheel of torch {version}+cpu; add one")
+    return " \\\n".join([f"torch=={version}+cpu", *(f"    --hash=sha256:{digest}" for digest in digests)])
 
 
 def write(name: str, source: str, entries: list[str]) -> None:
@@ -73,13 +76,9 @@ def main() -> None:
     write("runtime", "runtime.in", resolve("runtime"))
     torch = resolve("torch", constraints=("runtime",))
     plain = [entry for entry in torch if not CUDA_ONLY.fullmatch(package_name(entry))]
-    plain = [with_local_wheels(entry) if package_name(entry) == "torch" else entry for entry in plain]
-    write("torch", "torch.in and torch-cpu-wheels.sha256", plain)
-    write(
-        "torch-cuda",
-        "torch.in",
-        [entry for entry in torch if entry not in plain and package_name(entry) != "torch"],
-    )
+    cpu = [cpu_build(entry) if package_name(entry) == "torch" else entry for entry in plain]
+    write("torch", "torch.in and torch-cpu.sha256", cpu)
+    write("torch-cuda", "torch.in", torch)
     write("dev", "dev.in", resolve("dev", constraints=("runtime", "torch")))
     write("lock", "lock.in", resolve("lock"))
 

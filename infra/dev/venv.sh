@@ -40,23 +40,28 @@ stamp() {
   sha256sum "$@" >"$venv/.assay-$name"
 }
 
-install_locked() { # TITLE LOCK…
-  local title=$1 arguments=()
-  shift
-  for lock in "$@"; do arguments+=(--requirement "$lock"); done
-  step "$log" "$title" "${pip[@]}" --require-hashes "${arguments[@]}" ||
-    fail "pip could not install $*. A hash that differs means a file that is not in the lock (CONTRIBUTING.md, Locks)."
+install_locked() { # TITLE LOCK
+  step "$log" "$1" "${pip[@]}" --require-hashes --requirement "$2" ||
+    fail "pip could not install $2. A hash that differs means a file that is not in the lock (CONTRIBUTING.md, Locks)."
+}
+
+pip_finds_cpu_torch() {
+  local pinned
+  pinned=$(grep -o '^torch==[^ ]*' requirements/torch.txt)
+  "${pip[@]}" --dry-run --ignore-installed "$pinned" >"$log" 2>&1 ||
+    ! grep -q 'No matching distribution' "$log"
 }
 
 install_torch() {
-  install_locked "Installing PyTorch (the longest step)" requirements/torch.txt
-  # The public index's Linux builds link against GPU libraries, which are left out unless needed.
-  if ! "$venv/bin/python" -c 'import torch' 2>"$log"; then
-    say "pip found a CUDA build of torch, so its GPU libraries are needed too: several gigabytes."
-    say "To avoid them, point pip at a CPU build (PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL) and run make clean first."
-    install_locked "Installing GPU libraries" requirements/torch-cuda.txt
-    "$venv/bin/python" -c 'import torch' || fail "torch was installed but cannot be imported"
+  say "looking for a CPU build of PyTorch"
+  if pip_finds_cpu_torch; then
+    install_locked "Installing PyTorch (the longest step)" requirements/torch.txt
+  else
+    say "pip finds none, so the public index's build comes with its GPU libraries: several gigabytes."
+    say "To avoid them, stop here, point pip at a CPU build (PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL) and try again."
+    install_locked "Installing PyTorch and its GPU libraries" requirements/torch-cuda.txt
   fi
+  "$venv/bin/python" -c 'import torch' || fail "torch was installed but cannot be imported"
 }
 
 "$venv/bin/python" -c 'import pip' 2>/dev/null || make_venv
