@@ -11,8 +11,9 @@ export PYTHON
 bin := .venv/bin
 PYTEST_FLAGS ?=
 
-.PHONY: help demo test check venv venv-dev engine engine-stop image lint types imports fast-tests \
-	all-tests fmt lock clean
+.NOTPARALLEL:
+.PHONY: help demo test check venv venv-dev engine engine-stop image image-here lint types imports \
+	fast-tests all-tests fmt lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,8 +26,8 @@ demo: venv ## Install everything, grade the bundled sample submissions and print
 	fi
 	@$(bin)/assay demo --sandbox auto
 
-test: venv-dev ## Install what the tests need, start a Docker Engine if none runs, run every check and test
-	@infra/dev/engine.sh run $(MAKE) image-here lint types imports all-tests
+test: venv-dev lint types imports ## Install what the tests need, run every check and every test
+	@infra/dev/engine.sh run $(MAKE) image-here all-tests
 
 check: venv-dev lint types imports fast-tests ## Fast subset: lint, types, import rules, tests without Docker
 
@@ -44,7 +45,6 @@ engine-stop: ## Stop the Docker Engine that `make engine` or `make demo` started
 
 image: venv engine image-here ## Build the sandbox image
 
-.PHONY: image-here
 image-here:
 	@$(bin)/python -m sandbox.image.build
 

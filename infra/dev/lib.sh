@@ -19,11 +19,15 @@ step() {
   if [ -t 1 ]; then
     "$@" >"$log" 2>&1 </dev/null &
     job=$!
+    # Bash shields background commands from Ctrl-C, so it has to be passed on.
+    # shellcheck disable=SC2064
+    trap "kill $job 2>/dev/null; exit 130" INT TERM
     while kill -0 "$job" 2>/dev/null; do
       printf '\r%s … %d s ' "$title" "$((SECONDS - started))"
       sleep 0.5
     done
     wait "$job" || status=$?
+    trap - INT TERM
     printf '\r'
   else
     printf '%s …\n' "$title"
