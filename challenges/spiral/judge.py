@@ -1,0 +1,752 @@
+"""Decides the eight bugs of `spiral`, outside the sandbox.
+
+For each bug there are up to three sights: the program's own run (`real`), the same program
+on few rows, watched closely (`mini`), and single calls of its functions (`calls`). The run
+decides where they disagree, since that is where a bug does harm; the calls decide where
+the run could not get that far, and they carry the evidence that is hardest to forge:
+values computed here from secrets.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from challenges.spiral import data
+from challenges.spiral.words import EXPECTED
+from grading.challenge import Manifest
+from grading.evidence import integer, number
+from grading.judgement import BugFinding, Judgement, Plan, Secrets, SeenRun, Sight, pack
+from grading.trace import Steps, Table, order_likeness
+from grading.verdict import Evidence, EvidenceKind, Finding, GoalReport, Verdict
+from sandbox.spec import RunResult, RunStatus, Step
+
+CLASSES = 4
+VALUE_TOLERANCE = 2e-5  # float32 against float64, losses of order one
+MAGNITUDES = (0.0, 1.0, 12.0, 512.0, 1024.0)
+BATCHES, BATCH_ROWS = 3, 16
+TRAIN_BATCHES = 6
+LEAK_BATCHES, LEAK_ROWS, BALLAST_BYTES = 64, 8, 1 << 20
+SGD_LR = 0.5
+MINI_EPOCHS = 4
+LARGEST_LR = 0.0101  # the interface's bound of 0.01, and rounding
+
+MODULES = (
+    "grading.probes.columns",
+    "grading.probes.recorder",
+    "grading.probes.ghost",
+    "grading.probes.integrity",
+    "grading.probes.program",
+    "challenges.spiral.probes",
+)
+
+F, N, Q = Verdict.FIXED, Verdict.NOT_FIXED, Verdict.INCONCLUSIVE
+VALUE, MEASURED, OBSERVED = EvidenceKind.VALUE, EvidenceKind.MEASUREMENT, EvidenceKind.OBSERVATION
+RUN, MINI, CALLS, GHOST = "its own run", "a short run of its main()", "single calls of its functions", "a pretended GPU"
+
+
+# -- plan ---------------------------------------------------------------------------------
+
+
+def plan(secrets: Secrets, manifest: Manifest) -> Plan:
+    """The four steps, with inputs drawn from `secrets`."""
+    entry = "challenges.spiral.probes:"
+    names = list(manifest.required_names)
+    seed = int(secrets.rng("seed").integers(1 << 31))
+    common = {"seed": seed, "required_names": names}
+    inputs = {k: pack(v) for k, v in sentinel_inputs(secrets).items()}
+    draws = secrets.rng("draws")
+    shrink = {
+        "train_draw": pack(draws.random(int(draws.integers(300, 340)))),
+        "val_draw": pack(draws.random(int(draws.integers(88, 110)))),
+    }
+    forced = secrets.rng("forced")
+    forced_y = forced.permutation(np.arange(32) % CLASSES).astype(np.int64)
+    forced_x = forced.uniform(-1, 1, (32, 2)).astype(np.float32)
+    held_out_x, _ = held_out_rows(secrets)
+    expected_x, _ = data.default_validation_rows()
+    sizes = {"batch_rows": BATCH_ROWS, "leak_batch_rows": LEAK_ROWS, "ballast_bytes": BALLAST_BYTES, "sgd_lr": SGD_LR}
+    run = manifest.limits
+    return Plan(
+        modules=MODULES,
+        steps=(
+            Step("calls", entry + "calls", {**common, **sizes}, inputs),
+            Step(
+                "mini",
+                entry + "mini",
+                {**common, "epochs": MINI_EPOCHS, "max_forwards": 1200, "magnitudes": list(MAGNITUDES)},
+                {**shrink, "forced_x": pack(forced_x), "forced_y": pack(forced_y)},
+            ),
+            Step("ghost", entry + "ghost", {**common, "forwards": 3}, shrink),
+            Step(
+                "real",
+                entry + "real",
+                {**common, "row_epochs": 4, "max_snapshots": 64},
+                {"held_out_x": pack(held_out_x), "expected_val_x": pack(expected_x)},
+                wall_time_s=run.wall_time_s,
+                cpu_time_s=run.cpu_time_s,
+            ),
+        ),
+    )
+
+
+def sentinel_inputs(secrets: Secrets) -> dict[str, NDArray[Any]]:
+    """Weights, mode table and batches of the sentinel model."""
+    rng = secrets.rng("sentinel")
+
+    def batches(rows: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        x = rng.normal(0, 1, (rows, 2)).astype(np.float32)
+        return x, rng.permutation(np.arange(rows) % CLASSES).astype(np.int64)
+
+    val_x, val_y = batches(BATCHES * BATCH_ROWS)
+    train_x, train_y = batches(TRAIN_BATCHES * BATCH_ROWS)
+    leak_x, leak_y = batches(LEAK_BATCHES * LEAK_ROWS)
+    return {
+        "weight": rng.normal(0, 1, (CLASSES, 2)).astype(np.float32),
+        "bias": rng.normal(0, 0.3, CLASSES).astype(np.float32),
+        "table": rng.normal(0, 1.2, (2, 2, 2, CLASSES)).astype(np.float32),
+        **{"val_x": val_x, "val_y": val_y, "train_x": train_x, "train_y": train_y},
+        **{"leak_x": leak_x, "leak_y": leak_y},
+    }
+
+
+def held_out_rows(secrets: Secrets) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Fresh rows of the spiral, 250 of each class, and their labels, which stay here."""
+    return data.spiral(secrets.rng("held-out"), 250, CLASSES, 0.2)
+
+
+# -- judge --------------------------------------------------------------------------------
+
+
+def judge(secrets: Secrets, manifest: Manifest, run: RunResult) -> Judgement:
+    """Decide every bug, the goal, regressions, bonus and doubts."""
+    seen = SeenRun.of(run)
+    reason = _invalid_reason(seen, manifest)
+    goal = _goal(secrets, manifest, seen)
+    if reason is not None:
+        return Judgement(invalid_reason=reason, bugs=(), goal=goal)
+    real, mini = Table.of(seen, "real"), Table.of(seen, "mini")
+    if not mini.trained_any():
+        mini = Table.of(seen, "mini.redirected", step="mini")
+    sights = {
+        "softmax": [_softmax(seen)],
+        "zero-grad": [
+            _zero_grad(real, RUN, least=20),
+            _zero_grad(mini, MINI, least=4),
+            _zero_grad_call(secrets, seen),
+        ],
+        "loss-leak": [_leak_run(real), _leak_call(seen)],
+        "eval": [_eval_run(real, RUN), _eval_run(mini, MINI), _eval_call(secrets, seen)],
+        "no-grad": [_graph_run(real, RUN), _graph_run(mini, MINI), _graph_call(secrets, seen)],
+        "device": [_device(seen)],
+        "shuffle": [_shuffle(real, RUN), _shuffle(mini, MINI)],
+        "lr": [_rate(real, RUN), _rate(mini, MINI)],
+    }
+    doubts = _doubts(seen)
+    bugs, conflicts = [], []
+    for bug in manifest.bugs:
+        finding, conflict = _decide(bug.id, [s for s in sights[bug.id] if s is not None], bool(doubts))
+        bugs.append(finding)
+        if conflict:
+            conflicts.append(f"bug {bug.number} ({bug.id}): {conflict}")
+    return Judgement(
+        invalid_reason=None,
+        bugs=tuple(bugs),
+        goal=goal,
+        regressions=tuple(_regressions(secrets, seen, real, mini)),
+        bonus=tuple(_bonus(seen, real)),
+        tampering=tuple([*doubts, *conflicts, *_false_history(secrets, seen)]),
+        run_error=_run_error(seen),
+    )
+
+
+def _decide(bug_id: str, sights: Sequence[Sight], doubtful: bool) -> tuple[BugFinding, str | None]:
+    """The first conclusive sight decides; the others are told beside it."""
+    conclusive = [s for s in sights if s.verdict is not Q]
+    if not conclusive:
+        seen = "; ".join(s.seen for s in sights) or "the program never got to where this could be seen"
+        return _finding(bug_id, Sight(Q, seen, EvidenceKind.NONE, "nothing conclusive")), None
+    first = conclusive[0]
+    agreeing = [s for s in conclusive if s.verdict is first.verdict]
+    differing = [s for s in conclusive if s.verdict is not first.verdict]
+    kind = min((s.kind for s in agreeing), key=list(EvidenceKind).index)
+    notes = [note for s in sights for note in s.notes]
+    notes += [f"Seen otherwise in {s.source}: {s.seen}." for s in differing]
+    source = " and ".join(dict.fromkeys(s.source for s in agreeing))
+    conflict = None
+    if first.verdict is N and any(s.kind is VALUE or s.source == CALLS for s in differing):
+        conflict = "mended in single calls, not in the program's own run"
+    if first.verdict is F and doubtful:
+        doubt = "the program reached into the tools that measure it, so a good reading proves nothing"
+        return _finding(bug_id, Sight(Q, f"{first.seen}; but {doubt}", EvidenceKind.NONE, source, tuple(notes))), conflict
+    return _finding(bug_id, Sight(first.verdict, first.seen, kind, source, tuple(notes))), conflict
+
+
+def _finding(bug_id: str, sight: Sight) -> BugFinding:
+    words = EXPECTED[bug_id]
+    plain = {F: words.plain_fixed, N: words.plain_not_fixed, Q: words.plain_open}[sight.verdict]
+    evidence = Evidence(
+        summary=sight.seen[:1].upper() + sight.seen[1:],
+        expected=words.expected,
+        seen=sight.seen,
+        kind=sight.kind,
+        source=sight.source,
+        plain=plain,
+        notes=sight.notes,
+    )
+    return BugFinding(bug_id, sight.verdict, evidence, words.steps)
+
+
+# -- bug 1: softmax before cross-entropy ----------------------------------------------------
+
+
+def _softmax(seen: SeenRun) -> Sight | None:
+    """Is the loss free of squashing, as a function of the final scores?
+
+    With scores forced to m on one class, let D(m) = loss when that class is wrong minus
+    loss when it is right. For cross-entropy on raw scores D(m) = w * m exactly, whatever
+    the smoothing, weighting or scaling; a squashed score makes D flatten out, and no
+    temperature repairs that. Losses that are not linear (hinge) still keep growing.
+    """
+    record = seen.log("mini").first("mini.forced")
+    if record is None or not isinstance(record.get("rows"), list):
+        return None
+    rows = [row for row in record.get("rows") if isinstance(row, list) and len(row) == 5]
+    verdicts: dict[str, tuple[bool, float]] = {}
+    for name, columns in (("training", (3, 2)), ("validation", (4,))):
+        for column in columns:
+            curve = _unsquashed({(row[0], row[1]): number(row[column]) for row in rows})
+            if curve is not None:
+                verdicts[name] = curve
+                break
+    if "training" not in verdicts:
+        return None
+    squashed = [name for name, (free, _) in verdicts.items() if not free]
+    flat = min(verdicts.values(), key=lambda v: v[1])[1]
+    if squashed:
+        where = " and ".join(squashed)
+        seen_text = f"the {where} loss flattens out: at scores of 12 it keeps {flat:.0%} of its slope, so scores are squashed"
+        notes = ("Mended in one of training and validation only.",) if len(squashed) == 1 and len(verdicts) == 2 else ()
+        return Sight(N, seen_text, VALUE, MINI, notes)
+    return Sight(F, f"the loss follows the raw scores ({flat:.0%} of its slope left at scores of 12)", VALUE, MINI)
+
+
+def _unsquashed(curve: dict[tuple[Any, Any], float | None]) -> tuple[bool, float] | None:
+    def value(right: int, magnitude: float) -> float:
+        found = curve.get((right, magnitude))
+        return math.nan if found is None else found
+
+    small = value(0, 1.0) - value(1, 1.0)
+    large = value(0, 12.0) - value(1, 12.0)
+    if not (math.isfinite(small) and abs(small) > 1e-4) or math.isnan(large):
+        return None
+    flat = large / 12.0 / small
+    growth = (value(0, 1024.0) - value(0, 512.0)) / 512.0 / small
+    return flat >= 0.65 or (math.isfinite(growth) and growth >= 0.05), flat
+
+
+# -- bug 2: gradients never cleared -----------------------------------------------------------
+
+
+def _zero_grad(table: Table, source: str, least: int) -> Sight | None:
+    """Does each step use the gradients of its own backward passes, and only those?"""
+    steps = table.steps
+    checked = steps.checked()
+    if len(checked) < 2:
+        return _hand_written_updates(table, source)
+    carried, thrown = steps.carried(), steps.thrown_away()
+    told = f"{len(checked)} steps looked at in {source}"
+    if thrown >= 0.5 * len(checked):
+        return Sight(N, f"the gradients are cleared before the step can use them ({told})", OBSERVED, source)
+    if carried >= max(1, 0.05 * (len(checked) - 1)):
+        return Sight(N, f"{carried} of {len(checked)} steps still carry gradients of earlier batches", OBSERVED, source)
+    if len(checked) < least:
+        return Sight(Q, f"only {len(checked)} optimizer steps were seen in {source}", OBSERVED, source)
+    return Sight(F, f"every step uses the gradients of its own batch only ({told})", OBSERVED, source)
+
+
+def _hand_written_updates(table: Table, source: str) -> Sight | None:
+    updates, dirty = integer(table.summary.get("updates_between")), integer(table.summary.get("dirty_at_backward"))
+    if updates < 4:
+        return None
+    if dirty >= 0.05 * updates:
+        return Sight(N, f"after {dirty} of {updates} updates the old gradients were still there", OBSERVED, source)
+    return Sight(F, f"after each of {updates} updates the gradients had been cleared", OBSERVED, source)
+
+
+def _zero_grad_call(secrets: Secrets, seen: SeenRun) -> Sight | None:
+    """Compare the sentinel's weights with the trajectories of a right and of an accumulating loop."""
+    final = seen.log("calls").first("calls.train.final")
+    if final is None or "weight" not in final.arrays:
+        return None
+    inputs = sentinel_inputs(secrets)
+    got = np.concatenate([final.arrays["weight"].ravel(), final.arrays["bias"].ravel()])
+    for accumulate, verdict, text in (
+        (False, F, "the weights after six steps equal those of a loop that clears its gradients"),
+        (True, N, "the weights after six steps equal those of a loop that piles its gradients up"),
+    ):
+        wanted = np.concatenate([w.ravel() for w in trajectory(inputs, accumulate=accumulate)[0]])
+        if got.shape == wanted.shape and np.abs(got - wanted).max() < 1e-4:
+            return Sight(verdict, text, VALUE, CALLS)
+    return _zero_grad(Table.of(seen, "calls.train", step="calls"), CALLS, least=3)
+
+
+def trajectory(inputs: dict[str, NDArray[Any]], *, accumulate: bool) -> tuple[tuple[NDArray[Any], ...], float, float]:
+    """Weights, mean loss and mean accuracy of softmax regression by SGD, with or without clearing."""
+    weight, bias = inputs["weight"].astype(float), inputs["bias"].astype(float)
+    grads = [np.zeros_like(weight), np.zeros_like(bias)]
+    losses, hits = [], []
+    for start in range(0, len(inputs["train_y"]), BATCH_ROWS):
+        x = inputs["train_x"][start : start + BATCH_ROWS].astype(float)
+        y = inputs["train_y"][start : start + BATCH_ROWS]
+        scores = x @ weight.T + bias
+        log_p = _log_softmax(scores)
+        losses.append(-log_p[np.arange(len(y)), y].mean())
+        hits.append((scores.argmax(1) == y).mean())
+        error = (np.exp(log_p) - np.eye(CLASSES)[y]) / len(y)
+        fresh = [error.T @ x, error.sum(0)]
+        grads = [g + f for g, f in zip(grads, fresh, strict=True)] if accumulate else fresh
+        weight, bias = weight - SGD_LR * grads[0], bias - SGD_LR * grads[1]
+    return (weight, bias), float(np.mean(losses)), float(np.mean(hits))
+
+
+def _log_softmax(scores: NDArray[Any]) -> NDArray[Any]:
+    shifted = scores - scores.max(1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
+
+
+# -- bug 3: graphs kept alive -------------------------------------------------------------------
+
+
+def _leak_run(table: Table) -> Sight | None:
+    """Are graphs of the first half of an epoch still alive near its end?"""
+    memory = table.memory
+    batches, old = integer(memory.get("epoch_forwards")), integer(memory.get("max_old_alive"))
+    past = integer(memory.get("past_epochs_alive"))
+    if batches < 32:
+        return None
+    if old >= 3:
+        return Sight(N, f"{old} graphs of the first half of an epoch of {batches} batches are still held", OBSERVED, RUN)
+    if past >= 8:
+        return Sight(N, f"{past} graphs of earlier epochs are still held", OBSERVED, RUN)
+    return Sight(F, f"no graph outlives its batch ({batches} batches per epoch)", OBSERVED, RUN)
+
+
+def _leak_call(seen: SeenRun) -> Sight | None:
+    """Memory measured from outside, while each graph weighs a megabyte."""
+    record, step = seen.log("calls").first("calls.leak"), seen.step("calls")
+    if record is None or step is None:
+        return None
+    batches, old = integer(record.get("batches")), integer(record.get("max_old_alive"))
+    if batches < 32:
+        return None
+    grown = step.peak_memory_bytes - step.baseline_memory_bytes
+    share = grown / (batches * BALLAST_BYTES) if step.baseline_memory_bytes else math.nan
+    text = f"memory grew by {grown / 1e6:.0f} MB over {batches} batches that weigh {BALLAST_BYTES / 1e6:.0f} MB each"
+    if share >= 0.75:
+        return Sight(N, text, MEASURED, CALLS)
+    if old >= 3:
+        return Sight(N, f"{old} graphs of the first half of the epoch are still held at its end", OBSERVED, CALLS)
+    if share <= 0.5:
+        return Sight(F, text, MEASURED, CALLS)
+    return Sight(Q, text, MEASURED, CALLS)
+
+
+# -- bugs 4 and 5: mode and graph during validation ------------------------------------------------
+
+
+def _eval_run(table: Table, source: str) -> Sight | None:
+    forwards = table.validation_forwards()
+    if not len(forwards):
+        return None
+    wrong = table.in_train_mode(forwards)
+    told = f"{len(forwards)} validation batches in {source}"
+    if wrong.any():
+        return Sight(N, f"{int(wrong.sum())} of {told} ran with dropout or batch norm in train mode", OBSERVED, source)
+    if not (table.column(forwards, "mode_layers") > 0).any():
+        return Sight(Q, f"the model has no layer left that depends on the mode, in {source}", OBSERVED, source)
+    return Sight(F, f"all {told} ran in eval mode", OBSERVED, source)
+
+
+def _graph_run(table: Table, source: str) -> Sight | None:
+    forwards = table.validation_forwards()
+    if not len(forwards):
+        return None
+    wrong = int((table.column(forwards, "graph") > 0).sum())
+    told = f"{len(forwards)} validation batches in {source}"
+    if wrong:
+        return Sight(N, f"{wrong} of {told} built a backward graph", OBSERVED, source)
+    return Sight(F, f"none of {told} built a backward graph", OBSERVED, source)
+
+
+def _eval_call(secrets: Secrets, seen: SeenRun) -> Sight | None:
+    return _mode_call(
+        secrets,
+        seen,
+        wrong=lambda mode: bool(mode[0] or mode[1]),
+        right_text="the returned loss is the one that only eval mode gives",
+        wrong_text="the returned loss is the one that train mode gives",
+        observed=("every forward ran in eval mode", "forwards ran with dropout or batch norm in train mode"),
+    )
+
+
+def _graph_call(secrets: Secrets, seen: SeenRun) -> Sight | None:
+    return _mode_call(
+        secrets,
+        seen,
+        wrong=lambda mode: bool(mode[2]),
+        right_text="the returned loss is the one that only a forward without a graph gives",
+        wrong_text="the returned loss is the one that a forward with a backward graph gives",
+        observed=("no forward built a backward graph", "forwards built a backward graph"),
+    )
+
+
+def _mode_call(
+    secrets: Secrets,
+    seen: SeenRun,
+    *,
+    wrong: Callable[[Sequence[int]], bool],
+    right_text: str,
+    wrong_text: str,
+    observed: tuple[str, str],
+) -> Sight | None:
+    forwards = _sentinel_modes(seen)
+    modes = decode_modes(secrets, seen)
+    if modes is not None:
+        bad = any(wrong(mode) for mode in modes) or any(wrong(mode) for mode in forwards)
+        return Sight(N if bad else F, wrong_text if bad else right_text, VALUE, CALLS)
+    if not forwards:
+        return None
+    bad = any(wrong(mode) for mode in forwards)
+    return Sight(N if bad else F, observed[1] if bad else observed[0], OBSERVED, CALLS)
+
+
+def _sentinel_modes(seen: SeenRun) -> list[list[int]]:
+    record = seen.log("calls").first("calls.validate.modes")
+    rows = record.get("seen") if record else None
+    return [r for r in rows or [] if isinstance(r, list) and len(r) == 4 and all(isinstance(v, int) for v in r)]
+
+
+def decode_modes(secrets: Secrets, seen: SeenRun) -> list[tuple[int, int, int]] | None:
+    """The mode of each validation batch, read off the loss and accuracy that came back."""
+    record = seen.log("calls").first("calls.validate.result")
+    returned = record.get("pair") if record else None
+    if not isinstance(returned, list) or len(returned) != 2:
+        return None
+    loss, accuracy = number(returned[0]), number(returned[1])
+    if loss is None or not math.isfinite(loss):
+        return None
+    tables = _mode_tables(secrets)
+    found = [c for c in itertools.product(tables[0], repeat=BATCHES) if abs(_mean(tables, c, 0) - loss) < VALUE_TOLERANCE]
+    if len(found) > 1 and accuracy is not None:
+        found = [c for c in found if abs(_mean(tables, c, 1) - accuracy) < 1e-5] or found
+    return list(found[0]) if len(found) == 1 else None
+
+
+def _mode_tables(secrets: Secrets) -> list[dict[tuple[int, int, int], tuple[float, float]]]:
+    """For each batch and mode: the loss and the accuracy."""
+    inputs = sentinel_inputs(secrets)
+    tables = []
+    for start in range(0, BATCHES * BATCH_ROWS, BATCH_ROWS):
+        x, y = inputs["val_x"][start : start + BATCH_ROWS], inputs["val_y"][start : start + BATCH_ROWS]
+        scores = x.astype(float) @ inputs["weight"].T.astype(float) + inputs["bias"]
+        table = {}
+        for mode in itertools.product((0, 1), repeat=3):
+            shifted = scores + inputs["table"][mode]
+            loss = -_log_softmax(shifted)[np.arange(len(y)), y].mean()
+            table[mode] = (float(loss), float((shifted.argmax(1) == y).mean()))
+        tables.append(table)
+    return tables
+
+
+def _mean(tables: Sequence[dict[Any, tuple[float, float]]], modes: Sequence[Any], which: int) -> float:
+    return sum(table[mode][which] for table, mode in zip(tables, modes, strict=True)) / len(tables)
+
+
+# -- bug 6: device ---------------------------------------------------------------------------------
+
+
+def _device(seen: SeenRun) -> Sight | None:
+    """Does the model train on the accelerator where there is one, and on the CPU where there is none?"""
+    runs = {bool(r.get("available")): r for r in reversed(seen.log("ghost").all("ghost.run"))}
+    with_gpu, without = runs.get(True), runs.get(False)
+    if with_gpu is None or without is None:
+        return None
+    on_gpu, on_cpu = _trained_on(with_gpu), _trained_on(without)
+    if on_cpu is not None and on_cpu != "cpu":
+        return Sight(N, f"it insists on {on_cpu} even where there is none", OBSERVED, GHOST)
+    if on_gpu is None:
+        wanted = bool(with_gpu.get("requests"))
+        if on_cpu is None and wanted and not without.get("requests"):
+            return Sight(F, "it asks for the GPU exactly where there is one", OBSERVED, GHOST)
+        return Sight(Q, "the program never got to train on the pretended machine", OBSERVED, GHOST)
+    if on_gpu == "cpu":
+        return Sight(N, "with a GPU present the model still trains on the CPU", OBSERVED, GHOST)
+    if with_gpu.get("mixed"):
+        return Sight(N, "with a GPU present the model moves there but its batches do not: it would crash", OBSERVED, GHOST)
+    return Sight(F, "the model trains on the GPU where there is one, and on the CPU where there is none", OBSERVED, GHOST)
+
+
+def _trained_on(record: Any) -> str | None:
+    seen = record.get("seen")
+    rows = [r for r in seen if isinstance(r, dict) and r.get("graph") is True] if isinstance(seen, list) else []
+    return str(rows[0].get("model"))[:20] if rows else None
+
+
+# -- bug 7: shuffle --------------------------------------------------------------------------------
+
+
+def _shuffle(table: Table, source: str) -> Sight | None:
+    """Does the order in which the model is shown its rows differ, freshly, from epoch to epoch?"""
+    epochs = table.epochs_of_rows()
+    if len(epochs) < 2:
+        return None
+    likeness = order_likeness(epochs)
+    if likeness is None:
+        return Sight(Q, f"the rows of different epochs could not be matched in {source}", OBSERVED, source)
+    same_order, same_batches = likeness
+    if same_order >= 0.5:
+        return Sight(N, f"epochs show the rows in the same order ({same_order:.0%} of neighbours recur)", OBSERVED, source)
+    if same_batches >= 0.5:
+        return Sight(N, "the same rows always share a batch, only the order of batches or within them varies", OBSERVED, source)
+    if same_order <= 0.3 and same_batches <= 0.3:
+        return Sight(F, f"each of {len(epochs)} epochs shows the rows in a new order", OBSERVED, source)
+    return Sight(Q, f"the order recurs in part ({same_order:.0%} of neighbours) in {source}", OBSERVED, source)
+
+
+# -- bug 8: learning rate ----------------------------------------------------------------------------
+
+
+def _rate(table: Table, source: str) -> Sight | None:
+    """How large are the rates with which the optimizer really steps?"""
+    steps: Steps = table.steps
+    if len(steps) < 2:
+        return None
+    rates = steps.column("lr_max")
+    rates = rates[np.isfinite(rates)]
+    if not len(rates):
+        return Sight(Q, "the optimizer has no learning rate that can be read", OBSERVED, source)
+    peak, mean = float(rates.max()), float(rates.mean())
+    optimizer = table.optimizer()
+    update = steps.typical_update()
+    text = f"{optimizer.name} steps at {peak:.3g}" + ("" if rates.min() == peak else f" at most, {mean:.3g} on average")
+    if optimizer.adaptive and math.isfinite(update) and update > max(8 * peak, 0.05):
+        return Sight(N, f"{text}, yet moves its weights by {update:.2g} a step", OBSERVED, source)
+    bound = LARGEST_LR if optimizer.adaptive else optimizer.largest_sgd_rate()
+    scheduled = rates.min() < 0.9 * peak
+    if peak <= bound or (scheduled and mean <= bound and peak <= 5 * bound):
+        return Sight(F, text, OBSERVED, source)
+    return Sight(N, f"{text}; at most {bound:.2g} is sound", OBSERVED, source)
+
+
+# -- goal ----------------------------------------------------------------------------------------------
+
+
+def _goal(secrets: Secrets, manifest: Manifest, seen: SeenRun) -> GoalReport:
+    """Accuracy, epoch by epoch, of the models that the submission trained, on fresh rows."""
+    goal = manifest.goal
+    base = {"description": goal.description, "threshold": goal.threshold}
+    record = seen.log("real").first("real.goal")
+    answers = record.arrays if record else {}
+    if "held_out" in answers:
+        labels, evidence = held_out_rows(secrets)[1], "its models after each epoch, on fresh rows that it never saw"
+        predictions = answers["held_out"]
+    elif "own" in answers:
+        labels, evidence = _own_labels(answers), "its models after each epoch, on its own validation rows"
+        predictions = answers["own"]
+    else:
+        return GoalReport(**base, reached=None, epoch=None, accuracy=None, evidence="no trained model came out of its run")
+    if labels is None or predictions.ndim != 2 or predictions.shape[1] != len(labels) or not len(predictions):
+        return GoalReport(**base, reached=None, epoch=None, accuracy=None, evidence="its model's answers could not be read")
+    curve = [float((row == labels).mean()) for row in predictions[: goal.epochs]]
+    passed = next((i + 1 for i, accuracy in enumerate(curve) if accuracy > goal.threshold), None)
+    return GoalReport(
+        **base,
+        reached=passed is not None,
+        epoch=passed,
+        accuracy=curve[-1],
+        accuracy_by_epoch=tuple(curve),
+        evidence=evidence,
+    )
+
+
+def _own_labels(answers: Any) -> NDArray[Any] | None:
+    expected = data.default_validation_rows()[1]
+    if answers["own"].ndim == 2 and answers["own"].shape[1] == len(expected):
+        return expected
+    labels = answers.get("own_labels")
+    return labels if labels is not None and labels.ndim == 1 else None
+
+
+# -- what else was seen -----------------------------------------------------------------------------------
+
+
+def _invalid_reason(seen: SeenRun, manifest: Manifest) -> str | None:
+    calls = seen.step("calls")
+    record = seen.log("calls").first("load")
+    if record is None:
+        return _unloaded_reason(calls.status if calls else RunStatus.NOT_RUN)
+    present = set(record.get("callables") or [])
+    missing = [name for name in manifest.required_names if name not in present]
+    if not missing:
+        return None
+    error = record.get("error")
+    if isinstance(error, dict):
+        what = f"{error.get('type')}: {error.get('text')}"[:300]
+        return f"the file cannot be loaded: {what}"
+    return f"the file does not define {', '.join(missing)}; keep these names, the checks call them"
+
+
+def _unloaded_reason(status: RunStatus) -> str:
+    return {
+        RunStatus.TIME_LIMIT: "the file did not finish loading in time: code at module level runs too long",
+        RunStatus.MEMORY_LIMIT: "the file ran out of memory while it was being loaded",
+        RunStatus.OUTPUT_LIMIT: "the file flooded its output while it was being loaded",
+        RunStatus.SIGNALED: "the file killed its own process while it was being loaded",
+    }.get(status, "the file ended the interpreter while it was being loaded")
+
+
+def _doubts(seen: SeenRun) -> list[str]:
+    """Signs that the program reached into what measures it."""
+    found = []
+    for step in seen.run.steps:
+        log = seen.log(step.name)
+        for record in log.all(f"{step.name}.integrity"):
+            changed = record.get("changed")
+            if isinstance(changed, list) and changed:
+                names = ", ".join(str(n)[:60] for n in changed[:5])
+                found.append(f"in step {step.name} it replaced {names}")
+        if log.problems:
+            found.append(f"in step {step.name} evidence was malformed: {log.problems[0]}")
+        if len(log.all(f"{step.name}.integrity")) > 1 or len(log.all("real.goal")) > 1:
+            found.append(f"in step {step.name} evidence came twice")
+        if step.status is RunStatus.OK and not log.all(f"{step.name}.integrity"):
+            found.append(f"step {step.name} was ended from inside before its evidence was complete")
+    return list(dict.fromkeys(found))
+
+
+def _false_history(secrets: Secrets, seen: SeenRun) -> list[str]:
+    """Does the history that main() returned claim more than its models show on the same rows?"""
+    history, record = seen.log("real").first("real.history"), seen.log("real").first("real.goal")
+    lists = history.get("lists") if history else None
+    if record is None or "own" not in record.arrays or not isinstance(lists, dict):
+        return []
+    claimed = [number(v) for v in lists.get("val_acc") or []]
+    labels = _own_labels(record.arrays)
+    if labels is None or not claimed or record.arrays["own"].shape[1] != len(labels):
+        return []
+    measured = [float((row == labels).mean()) for row in record.arrays["own"]]
+    gaps = [c - m for c, m in zip(claimed, measured, strict=False) if c is not None]
+    if len(gaps) >= 5 and sum(gap > 0.15 for gap in gaps) >= 0.5 * len(gaps):
+        return ["the history that main() returned claims a far better accuracy than its models have"]
+    return []
+
+
+def _run_error(seen: SeenRun) -> str | None:
+    record = seen.log("real").first("real.error")
+    if record is None:
+        return None
+    return f"{record.get('type')}: {record.get('text')} (in {record.get('in')})"[:600]
+
+
+def _regressions(secrets: Secrets, seen: SeenRun, real: Table, mini: Table) -> list[Finding]:
+    found: list[Finding] = []
+
+    def add(condition: bool, id_: str, title: str, detail: str) -> None:
+        if condition:
+            found.append(Finding(id=id_, title=title, detail=detail))
+
+    error, step = _run_error(seen), seen.step("real")
+    add(error is not None, "crash", "The program crashes", error or "")
+    ended = step.status.value if step else "not_run"
+    add(
+        error is None and ended != "ok",
+        "unfinished",
+        "The program does not end properly",
+        f"its own run ended with {ended.replace('_', ' ')}",
+    )
+    run = real if real.trained_any() else mini
+    train = run.training_forwards()
+    late = train[run.column(train, "call") > 1] if len(train) else train
+    wrong_mode = run.column(late, "mode_training") < run.column(late, "mode_layers") if len(late) else np.zeros(0)
+    add(
+        len(late) > 0 and wrong_mode.mean() > 0.5,
+        "train-mode",
+        "Training runs in eval mode",
+        "train_one_epoch no longer puts the model back into train mode after a validation",
+    )
+    update = run.steps.typical_update()
+    add(len(train) > 4 and len(run.steps) > 4 and update == 0.0, "no-update", "The optimizer changes nothing", "steps leave the weights as they are")
+    optimizer = run.optimizer()
+    add(
+        optimizer.trainable > 0 and optimizer.held < optimizer.trainable,
+        "optimizer-parameters",
+        "The optimizer does not hold all parameters",
+        f"{optimizer.held} of {optimizer.trainable} trainable tensors",
+    )
+    found += _metric_regressions(secrets, seen)
+    found += _data_regressions(seen, real)
+    return found
+
+
+def _metric_regressions(secrets: Secrets, seen: SeenRun) -> list[Finding]:
+    found = []
+    result, modes = seen.log("calls").first("calls.validate.result"), _sentinel_modes(seen)
+    returned = result.get("pair") if result else None
+    if isinstance(returned, list) and len(returned) == 2 and len(modes) == BATCHES:
+        tables, accuracy = _mode_tables(secrets), number(returned[1])
+        wanted = _mean(tables, [tuple(m[:3]) for m in modes], 1)
+        if accuracy is None or min(abs(accuracy - wanted), abs(accuracy / 100 - wanted)) > 1e-4:
+            detail = f"{wanted:.4f} would be right on known scores, validate returned {returned[1]}"
+            found.append(Finding(id="validation-accuracy", title="Validation accuracy is miscalculated", detail=detail))
+    if result is not None and result.get("frozen") is True:
+        found.append(Finding(id="frozen", title="Validation leaves the model frozen", detail="parameters no longer train"))
+    state = seen.log("calls").first("calls.validate.modes")
+    if state is not None and state.get("grad_enabled_after") is False:
+        detail = "autograd stays switched off after validate, so the next epoch cannot train"
+        found.append(Finding(id="autograd-off", title="Validation switches autograd off for good", detail=detail))
+    return found
+
+
+def _data_regressions(seen: SeenRun, real: Table) -> list[Finding]:
+    found = []
+    history = seen.log("real").first("real.history")
+    if history is not None:
+        lists = history.get("lists") if isinstance(history.get("lists"), dict) else {}
+        wanted = ("train_loss", "train_acc", "val_loss", "val_acc")
+        missing = [key for key in wanted if len(lists.get(key) or []) == 0]
+        if missing:
+            detail = f"main() returns no {', '.join(missing)}"
+            found.append(Finding(id="history", title="The history is incomplete", detail=detail))
+    overlap = real.validated_on_training_rows()
+    if overlap is not None and overlap > 0.2:
+        detail = f"{overlap:.0%} of the validation rows were trained on"
+        found.append(Finding(id="leaked-rows", title="Validation rows are trained on", detail=detail))
+    return found
+
+
+def _bonus(seen: SeenRun, real: Table) -> list[Finding]:
+    counts = real.summary.get("bonus") if isinstance(real.summary.get("bonus"), dict) else {}
+    schedulers = real.summary.get("schedulers") or []
+    found = []
+    if isinstance(schedulers, list) and schedulers:
+        found.append(Finding(id="scheduler", title="Learning-rate scheduler", detail=", ".join(map(str, schedulers))[:200]))
+    texts = {
+        "compile": ("torch.compile", "called (the sandbox runs the model uncompiled)"),
+        "pin_memory": ("Pinned memory", "a loader with pin_memory was read"),
+        "num_workers": ("Loader workers", "a loader with worker processes was read"),
+        "clip": ("Gradient clipping", "called while training"),
+    }
+    for key, (title, detail) in texts.items():
+        if isinstance(counts, dict) and integer(counts.get(key)) > 0:
+            found.append(Finding(id=key.replace("_", "-"), title=title, detail=detail))
+    train = real.training_forwards()
+    if len(train) and (real.column(train, "autocast") > 0).mean() > 0.5:
+        found.append(Finding(id="mixed-precision", title="Mixed precision", detail="training forwards ran under autocast"))
+    return found
+

@@ -1,0 +1,34 @@
+"""The columns of the recorder's tables: written inside the sandbox, read outside. Stdlib only."""
+
+CONTEXTS = {"": 0, "train": 1, "validate": 2}
+
+FORWARD_COLUMNS = (
+    "call",  # number of the call of train_one_epoch/validate it belongs to, from 1; 0 outside
+    "context",  # CONTEXTS: 0 elsewhere, 1 in train_one_epoch, 2 in validate
+    "rows",  # batch size
+    "graph",  # 1 when the output carries an autograd graph
+    "trained",  # 1 when a backward pass reached the output later
+    "mode_layers",  # how many Dropout/BatchNorm layers the model has
+    "mode_training",  # how many of them were in train mode
+    "root_training",  # the outermost module's own flag
+    "stats_moved",  # 1 when a BatchNorm layer's running statistics moved during this forward
+    "eval_gap",  # max |output - eval-mode output|, nan when not compared
+    "model",  # number of the model object
+    "autocast",  # 1 under autocast
+    "simplex",  # 1 when every output row is non-negative and sums to one
+    "serial",  # running number among the outermost forwards
+)
+STEP_COLUMNS = (
+    "serial",  # running number of the forward before it
+    "lr_min",
+    "lr_max",
+    "checked",  # 1 when the gradients were compared
+    "fresh_norm",  # norm of the gradients of this step's own backward passes
+    "stale_norm",  # norm of what was left over from before them
+    "fresh_share",  # a in: gradient used = a * fresh + b * stale (least squares)
+    "stale_share",  # b
+    "misfit",  # relative residual of that fit
+    "update_rms",  # root mean square of the parameters' change, nan when not sampled
+    "optimizer",  # number of the optimizer object
+    "call",
+)

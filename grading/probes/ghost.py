@@ -1,0 +1,259 @@
+"""A pretended accelerator: what would this program do on a machine with CUDA?
+
+Runs inside the sandbox. The submission's own frames, and no others, are told that CUDA is
+(or is not) available; torch's own code keeps seeing the truth. Whatever the program moves
+or creates on "cuda" stays on the CPU and carries a mark, the mark follows through every
+operation, and the program reads it back from `.device`. So the probe can say on which
+device the model and its inputs *would* have been when it trained, however the choice was
+written.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+ACCELERATORS = ("cuda", "mps", "xpu")
+_COMPUTE = {"linear", "cross_entropy", "nll_loss", "batch_norm", "matmul", "addmm", "mm", "embedding"}
+_MARK = "_assay_device"
+
+
+class GhostDevice(TorchFunctionMode):
+    """Redirects accelerator requests to the CPU and remembers them.
+
+    Args:
+        source_name: the submission's `__name__`; frames whose globals carry it see the fake.
+        available: whether those frames are told that CUDA exists.
+    """
+
+    def __init__(self, source_name: str, *, available: bool) -> None:
+        super().__init__()
+        self.source_name, self.available = source_name, available
+        self.requests: dict[str, int] = {}
+        self.mixed: dict[str, int] = {}
+        self.queries = 0
+        self.restorers: list[Callable[[], None]] = []
+
+    # -- the fake answers ----------------------------------------------------------------
+
+    def __enter__(self) -> GhostDevice:
+        self._patch_queries()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        super().__exit__(*exc)
+        for restore in reversed(self.restorers):
+            restore()
+        self.restorers.clear()
+
+    def from_submission(self, depth: int = 2) -> bool:
+        """Whether the caller's caller is the submission's code."""
+        return bool(sys._getframe(depth).f_globals.get("__name__") == self.source_name)
+
+    def _answer(self, owner: Any, name: str, answer: Callable[..., Any]) -> None:
+        original = getattr(owner, name, None)
+        if original is None:
+            return
+        ghost = self
+
+        def query(*args: Any, **kwargs: Any) -> Any:
+            if ghost.from_submission():
+                ghost.queries += 1
+                return answer(*args, **kwargs)
+            return original(*args, **kwargs)
+
+        query.__name__ = name
+        setattr(owner, name, query)
+        self.restorers.append(lambda: setattr(owner, name, original))
+
+    def _patch_queries(self) -> None:
+        here = self.available
+
+        def constant(value: Any) -> Callable[..., Any]:
+            return lambda *_, **__: value
+
+        count = 1 if here else 0
+        for owner, name, value in (
+            (torch.cuda, "is_available", here),
+            (torch.cuda, "device_count", count),
+            (torch.cuda, "current_device", 0),
+            (torch.cuda, "is_initialized", here),
+            (torch.cuda, "get_device_name", "Assay pretended GPU"),
+            (torch.cuda, "get_device_capability", (8, 0)),
+            (torch.cuda, "is_bf16_supported", here),
+            (torch.cuda, "mem_get_info", (8 << 30, 16 << 30)),
+            (torch.cuda, "synchronize", None),
+            (torch.cuda, "set_device", None),
+            (torch.cuda, "init", None),
+            (torch.cuda, "empty_cache", None),
+            (torch.cuda, "reset_peak_memory_stats", None),
+            (torch.cuda, "memory_allocated", 0),
+            (torch.cuda, "max_memory_allocated", 0),
+            (torch.cuda, "memory_reserved", 0),
+            (torch.backends.cuda, "is_built", here),
+            (torch.backends.cudnn, "is_available", here),
+            (torch.backends.mps, "is_available", False),
+            (torch.backends.mps, "is_built", False),
+            (torch.accelerator, "is_available", here),
+            (torch.accelerator, "device_count", count),
+            (torch.accelerator, "current_device_index", 0),
+            (torch.accelerator, "synchronize", None),
+            (torch._C, "_cuda_getDeviceCount", count),
+        ):
+            self._answer(owner, name, constant(value))
+        self._answer(torch.accelerator, "current_accelerator", constant(torch.device("cuda") if here else None))
+        self._patch_generator()
+
+    def _patch_generator(self) -> None:
+        original = torch.Generator
+
+        class Generator(original):  # type: ignore[misc, valid-type]
+            def __new__(cls, device: Any = "cpu") -> Any:
+                return super().__new__(cls, "cpu" if _kind(device) in ACCELERATORS else device)
+
+        torch.Generator = Generator  # type: ignore[misc]
+        self.restorers.append(lambda: setattr(torch, "Generator", original))
+
+    # -- the marks -----------------------------------------------------------------------
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        name = getattr(func, "__name__", "")
+        if name == "__get__":
+            return self._property(func, args)
+        if name == "device":  # torch.device(...): a name is not yet a request
+            if self.available and args and isinstance(args[0], int):
+                return func("cuda", *args)
+            return func(*args, **kwargs)
+        if name in ("cuda", "mps", "xpu") and args and isinstance(args[0], torch.Tensor):
+            self._request("cuda")
+            return _mark(_copy(args[0]), "cuda")
+        if name == "cpu" and args and isinstance(args[0], torch.Tensor):
+            return func(*args, **kwargs).view_as(args[0]) if _marked(args[0]) else func(*args, **kwargs)
+        if name == "to" and args and isinstance(args[0], torch.Tensor):
+            return self._to(func, args, kwargs)
+        if name == "_parse_to":
+            return self._parse_to(func, args, kwargs)
+        if name == "pin_memory" and args:
+            return args[0]
+        if name == "get_default_device":
+            return func(*args, **kwargs)
+        target = _kind(kwargs.get("device"))
+        if target in ACCELERATORS:
+            self._request(target)
+            kwargs["device"] = "cpu"
+            return _mark(func(*args, **kwargs), target)
+        mark = self._mark_of(name, args, kwargs)
+        result = func(*args, **kwargs)
+        if name in ("numpy", "__array__", "tolist", "item"):
+            return result
+        if name == "__set__" and len(args) > 1:
+            _mark(args[0], _marked(args[1]) if isinstance(args[1], torch.Tensor) else None)
+            return result
+        return _mark(result, mark) if mark and target is None else result
+
+    def _property(self, func: Any, args: Any) -> Any:
+        value = func(*args)
+        owner = args[0] if args else None
+        mark = _marked(owner) if isinstance(owner, torch.Tensor) else None
+        if mark is None:
+            return value
+        if isinstance(value, torch.device):
+            return torch.device(mark, 0) if self.from_submission(3) else value
+        if value is False and getattr(getattr(func, "__self__", None), "__name__", "") == f"is_{mark}":
+            return self.from_submission(3)
+        return _mark(value, mark)
+
+    def _to(self, func: Any, args: Any, kwargs: Any) -> Any:
+        source, rest = args[0], list(args[1:])
+        target = _kind(kwargs.get("device"))
+        if "device" in kwargs and target in ACCELERATORS:
+            kwargs["device"] = "cpu"
+        if rest:
+            if isinstance(rest[0], torch.Tensor):
+                target = _marked(rest[0]) or target
+            elif _kind(rest[0]) is not None:
+                target = _kind(rest[0])
+                if target in ACCELERATORS:
+                    rest[0] = torch.device("cpu")
+        result = func(source, *rest, **kwargs)
+        if target in ACCELERATORS:
+            self._request(target)
+            return _mark(_copy(result) if result is source and not _marked(source) else result, target)
+        if target == "cpu":
+            return _copy(result) if result is source and _marked(source) else result
+        return _mark(result, _marked(source))
+
+    def _parse_to(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """`Module.to`: parse with the real device name, which then reaches each tensor's `.to`."""
+        parsed = func(*args, **kwargs)
+        device = parsed[0]
+        if device is None and args and isinstance(args[0], torch.Tensor) and _marked(args[0]):
+            return (torch.device(_marked(args[0])), *parsed[1:])
+        return parsed
+
+    def _request(self, target: str) -> None:
+        self.requests[target] = self.requests.get(target, 0) + 1
+
+    def _mark_of(self, name: str, args: Any, kwargs: Any) -> str | None:
+        marks, plain = set(), 0
+        for tensor in _tensors(args, kwargs):
+            mark = _marked(tensor)
+            if mark is not None:
+                marks.add(mark)
+            elif tensor.dim() > 0:
+                plain += 1
+        if marks and plain and name in _COMPUTE:
+            self.mixed[name] = self.mixed.get(name, 0) + 1
+        return marks.pop() if marks else None
+
+
+def device_of(tensor: torch.Tensor) -> str:
+    """Where the program believes this tensor to be."""
+    return _marked(tensor) or tensor.device.type
+
+
+def _kind(device: Any) -> str | None:
+    if isinstance(device, torch.device):
+        return str(device.type)
+    if isinstance(device, str):
+        return device.split(":")[0]
+    if isinstance(device, int) and not isinstance(device, bool):
+        return "cuda"
+    return None
+
+
+def _marked(tensor: Any) -> str | None:
+    return getattr(tensor, "__dict__", {}).get(_MARK)
+
+
+def _mark(value: Any, mark: str | None) -> Any:
+    if mark is None:
+        return value
+    if isinstance(value, torch.Tensor):
+        setattr(value, _MARK, mark)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            if isinstance(item, torch.Tensor):
+                setattr(item, _MARK, mark)
+    return value
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values in another tensor object, inside the graph where there is one."""
+    return tensor.view_as(tensor) if tensor.requires_grad and not tensor.is_leaf else tensor.clone()
+
+
+def _tensors(args: Any, kwargs: Any) -> list[torch.Tensor]:
+    found = []
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += [v for v in value if isinstance(v, torch.Tensor)]
+    return found

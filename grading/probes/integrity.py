@@ -1,0 +1,85 @@
+"""Notices when the submission replaced parts of torch, Python or the probes themselves.
+
+Runs inside the sandbox, so a clever enough program can hide from it; it is one layer, and
+the judge treats what it reports as a reason for doubt, never its silence as proof.
+"""
+
+from __future__ import annotations
+
+import builtins
+import gc
+import inspect
+import json
+import math
+import os
+import random
+import struct
+import sys
+import sysconfig
+import time
+import types
+import weakref
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+from torch.optim import optimizer as optim_module
+from torch.utils import data as torch_data
+
+# Programs legitimately replace these (flushing prints, quiet warnings).
+_TOLERATED = {("builtins", "print"), ("builtins", "open"), ("builtins", "_"), ("sys", "excepthook"), ("sys", "displayhook")}
+_MUTABLE = (types.FunctionType, types.BuiltinFunctionType, type, property, types.MethodDescriptorType, staticmethod)
+
+
+class Fingerprint:
+    """Remembers the identity of every function of the watched modules and classes."""
+
+    def __init__(self, extra: tuple[Any, ...] = ()) -> None:
+        watched = (
+            *(builtins, gc, inspect, json, json.encoder, math, os, random, struct, sys, time, weakref),
+            *(np, np.random, torch, torch.autograd, torch.cuda, torch.optim, torch.overrides, torch.nn.functional),
+            *(optim_module, lr_scheduler, torch_data, nn, nn.modules.module, nn.utils),
+            *(torch.Tensor, nn.Module, nn.Parameter, torch.optim.Optimizer, torch.optim.Adam, torch.optim.SGD),
+            *(torch.optim.AdamW, torch_data.DataLoader, torch_data.RandomSampler, torch_data.SequentialSampler),
+            *(nn.CrossEntropyLoss, nn.Dropout, nn.BatchNorm1d, nn.Linear, nn.Sequential, nn.Softmax),
+            *(torch.no_grad, torch.inference_mode, torch.enable_grad, torch.set_grad_enabled),
+            *extra,
+        )
+        self.before = [(owner, dict(vars(owner))) for owner in watched]
+        self.trusted_roots = tuple({sysconfig.get_path(n) for n in ("stdlib", "platstdlib", "purelib", "platlib")})
+        self._vars, self._getattr = vars, getattr
+
+    def changed(self) -> list[str]:
+        """Names that now hold code from elsewhere than torch, Python or the probes."""
+        found = []
+        for owner, before in self.before:
+            now = self._vars(owner)
+            for name, old in before.items():
+                new = now.get(name)
+                if new is old or not isinstance(old, _MUTABLE):
+                    continue
+                where = self._getattr(owner, "__name__", "?")
+                if (where, name) not in _TOLERATED and not self._trusted(new):
+                    found.append(f"{where}.{name}")
+        return found[:50]
+
+    def _trusted(self, value: Any) -> bool:
+        if isinstance(value, (staticmethod, classmethod)):
+            value = value.__func__
+        if isinstance(value, property):
+            value = value.fget
+        if isinstance(value, types.FunctionType):
+            value = getattr(value, "__wrapped__", value) if _file(value).startswith("<assay:") else value
+            return _file(value).startswith((*self.trusted_roots, "<frozen", "<assay:"))
+        if isinstance(value, types.BuiltinFunctionType):
+            return False
+        if isinstance(value, type):
+            module = sys.modules.get(value.__module__)
+            return str(getattr(module, "__file__", "")).startswith((*self.trusted_roots, "<assay:"))
+        return False
+
+
+def _file(function: types.FunctionType) -> str:
+    return function.__code__.co_filename

@@ -1,0 +1,711 @@
+"""Watches a training program run, through torch's own hooks, and writes down what happens.
+
+Runs inside the sandbox, in the submission's own interpreter, so nothing that it says is
+trusted by itself: it records, `judge.py` outside decides. It never changes what the
+program computes, with one exception that `Recorder` names (compilation is skipped).
+
+The unit of observation is the *outermost forward pass* of a model with parameters. For
+each the recorder notes the mode of every mode-dependent layer, whether a graph was built,
+whether a backward pass went through it later, which of the program's functions was
+active, and the input rows. Optimizer steps are noted with their learning rates, and with
+how the gradients that they used relate to the gradients of this step alone (see
+`GradientLedger`).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules import module as nn_module
+from torch.optim import Optimizer
+from torch.optim import optimizer as optim_module
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+
+from grading.probes.columns import CONTEXTS, FORWARD_COLUMNS, STEP_COLUMNS
+
+MODE_LAYERS = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
+
+
+class StopProbe(BaseException):
+    """Ends a program that has shown enough. BaseException, so `except Exception` lets it pass."""
+
+
+class Token:
+    """Lives exactly as long as the autograd graph it is tied to."""
+
+    __slots__ = ("__weakref__", "alive", "serial")
+
+    def __init__(self, serial: int, alive: dict[int, int], epoch: int) -> None:
+        self.serial = serial
+        self.alive = alive
+        alive[serial] = epoch
+
+    def __del__(self) -> None:
+        self.alive.pop(self.serial, None)
+
+
+class GradientLedger:
+    """Keeps, per parameter, the gradient that belongs to the coming step and what was left over.
+
+    With `fresh` the sum of the gradients of all backward passes since the last step and
+    `stale` what `.grad` held when the first of them arrived, a program that clears its
+    gradients uses `a * fresh` (a < 1 under clipping or scaling), one that does not uses
+    `fresh + stale`. Gradient accumulation sums several fresh gradients and is no fault.
+    """
+
+    def __init__(self, parameters: list[torch.Tensor]) -> None:
+        self.entries: list[dict[str, Any]] = []
+        for parameter in parameters:
+            entry: dict[str, Any] = {"p": parameter, "fresh": None, "stale": None, "version": parameter._version}
+            entry["handle"] = parameter.register_hook(self._on_gradient(entry))
+            self.entries.append(entry)
+        self.active = True
+        self.backwards = 0
+        self.updates_between = 0
+        self.dirty_at_backward = 0
+
+    def _on_gradient(self, entry: dict[str, Any]) -> Callable[[torch.Tensor], None]:
+        def hook(gradient: torch.Tensor) -> None:
+            if not self.active:
+                return
+            parameter = entry["p"]
+            first = entry is self.entries[0]
+            self.backwards += first
+            with torch.no_grad():
+                if entry["fresh"] is None:
+                    held = parameter.grad
+                    left_over = held is not None and bool(held.any())
+                    entry["stale"] = held.detach().clone() if left_over else None
+                    entry["fresh"] = gradient.detach().clone()
+                    if parameter._version != entry["version"] and first:
+                        self.updates_between += 1
+                        self.dirty_at_backward += left_over
+                    entry["version"] = parameter._version
+                else:
+                    if parameter._version != entry["version"]:
+                        # Parameters moved without an optimizer's step: a hand-written update.
+                        held = parameter.grad
+                        left_over = held is not None and bool(held.any())
+                        if first:
+                            self.updates_between += 1
+                            self.dirty_at_backward += left_over
+                        entry["stale"] = held.detach().clone() if left_over else None
+                        entry["fresh"] = gradient.detach().clone()
+                        entry["version"] = parameter._version
+                    else:
+                        entry["fresh"].add_(gradient.detach())
+
+        return hook
+
+    def pending(self) -> bool:
+        """Whether gradients have arrived since the last comparison."""
+        return any(entry["fresh"] is not None for entry in self.entries)
+
+    def compare(self) -> tuple[float, float, float, float, float]:
+        """fresh norm, stale norm, a, b, misfit over all watched parameters; then start anew."""
+        ff = fs = ss = uf = us = uu = 0.0
+        with torch.no_grad():
+            for entry in self.entries:
+                fresh, stale, used = entry["fresh"], entry["stale"], entry["p"].grad
+                if fresh is None:
+                    continue
+                fresh = fresh.double().flatten()
+                used = torch.zeros_like(fresh) if used is None else used.detach().double().flatten()
+                ff += float(fresh @ fresh)
+                uf += float(used @ fresh)
+                uu += float(used @ used)
+                if stale is not None:
+                    stale = stale.double().flatten()
+                    fs += float(fresh @ stale)
+                    ss += float(stale @ stale)
+                    us += float(used @ stale)
+        self.clear()
+        determinant = ff * ss - fs * fs
+        if ss > 0 and determinant > 1e-9 * ff * ss:
+            a = (uf * ss - us * fs) / determinant
+            b = (us * ff - uf * fs) / determinant
+        else:
+            a, b = (uf / ff if ff > 0 else math.nan), (math.nan if ss > 0 else 0.0)
+        residual = uu - 2 * (a * uf + b * us) + a * a * ff + 2 * a * b * fs + b * b * ss
+        misfit = math.sqrt(max(residual, 0.0) / uu) if uu > 0 else 0.0
+        return math.sqrt(ff), math.sqrt(ss), a, b, misfit
+
+    def clear(self) -> None:
+        """Forget what has arrived, as after a step."""
+        for entry in self.entries:
+            entry["fresh"] = entry["stale"] = None
+            entry["version"] = entry["p"]._version
+
+    def close(self) -> None:
+        """Take the hooks off the parameters."""
+        for entry in self.entries:
+            entry["handle"].remove()
+
+
+class Recorder:
+    """Observes one program. Use as a context manager around loading and running it.
+
+    Args:
+        emit: the step's `context.emit`.
+        name: prefix of the evidence frames.
+        thorough: watch every parameter and every step, and compare each validation output
+            with the eval-mode output (for small runs); otherwise watch two parameters on
+            sampled steps so that a full run is hardly slowed.
+        stop_after_epochs: raise StopProbe when that many training epochs have ended.
+        stop_after_forwards: raise StopProbe at that many outermost forwards.
+        seed: of the sampling of steps.
+
+    The sandbox image carries no C++ compiler, so `torch.compile` hands back its argument
+    unchanged; that it was called, and the result used, is noted.
+    """
+
+    def __init__(
+        self,
+        emit: Callable[..., None],
+        name: str,
+        *,
+        thorough: bool,
+        stop_after_epochs: int | None = None,
+        stop_after_forwards: int | None = None,
+        keep_row_epochs: int = 20,
+        seed: int = 0,
+    ) -> None:
+        self.emit, self.name, self.thorough = emit, name, thorough
+        self.stop_after_epochs, self.stop_after_forwards = stop_after_epochs, stop_after_forwards
+        self.keep_row_epochs = keep_row_epochs
+        self.random = random.Random(seed)
+        self.context, self.call, self.calls_begun = "", 0, 0
+        self.depth = 0
+        self.forwards: list[list[float]] = []
+        self.flushed_forwards = self.flushed_steps = 0
+        self.steps: list[list[float]] = []
+        self.rows: list[np.ndarray] = []
+        self.row_serials: list[tuple[int, int]] = []
+        self.validation_rows: list[np.ndarray] = []  # of the first validation
+        self.models: list[weakref.ref[nn.Module]] = []
+        self.model_ids: dict[int, int] = {}
+        self.optimizers: list[dict[str, Any]] = []
+        self.optimizer_ids: dict[int, int] = {}
+        self.ledger: GradientLedger | None = None
+        self.ledger_model: int | None = None
+        self.alive: dict[int, int] = {}
+        self.epoch_serials: list[int] = []
+        self.max_alive = self.max_old_alive = self.epoch_forwards_max = 0
+        self.old_alive_ratio = 0.0
+        self.max_past_epochs_alive = 0
+        self.epoch = 0
+        self.bonus: dict[str, int] = {}
+        self.schedulers: list[Any] = []
+        self.trained_model: nn.Module | None = None
+        self.snapshots: list[dict[str, torch.Tensor]] = []
+        self.snapshot_pending = False
+        self.snapshot_limit = 0
+        self.before_step: torch.Tensor | None = None
+        self.before_value: torch.Tensor | None = None
+        self.on_train_forward: Callable[[], None] | None = None
+        self.restorers: list[Callable[[], None]] = []
+        self.stopped = False
+        self.last_kind = ""
+        self.outermost: nn.Module | None = None
+        self.watched_classes: set[type] = set()
+        self.step_row: list[float] | None = None
+
+    # -- installing and removing -----------------------------------------------------
+
+    def __enter__(self) -> Recorder:
+        handles = [
+            nn_module.register_module_forward_pre_hook(self._before_module),
+            nn_module.register_module_forward_hook(self._after_module, with_kwargs=True, always_call=True),
+            optim_module.register_optimizer_step_pre_hook(self._before_step),
+            optim_module.register_optimizer_step_post_hook(self._after_step),
+        ]
+        self.global_hooks = handles[:2]
+        self.restorers += [handle.remove for handle in handles[2:]]
+        self._watch_bonus()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._drop_global_hooks()
+        for restore in reversed(self.restorers):
+            restore()
+        self.restorers.clear()
+        if self.ledger is not None:
+            self.ledger.close()
+
+    def _drop_global_hooks(self) -> None:
+        for handle in self.global_hooks:
+            handle.remove()
+        self.global_hooks = []
+
+    def _replace(self, owner: Any, name: str, value: Any) -> None:
+        original = getattr(owner, name)
+        setattr(owner, name, value)
+        self.restorers.append(lambda: setattr(owner, name, original))
+
+    def _watch_bonus(self) -> None:
+        """Note schedulers, loaders, clipping and compilation when they run."""
+        recorder = self
+
+        def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                recorder.bonus[name] = recorder.bonus.get(name, 0) + 1
+                return function(*args, **kwargs)
+
+            return call
+
+        for name in ("clip_grad_norm_", "clip_grad_value_"):
+            wrapped = counted("clip", getattr(nn.utils, name))
+            self._replace(nn.utils, name, wrapped)
+            self._replace(nn.utils.clip_grad, name, wrapped)
+
+        scheduler_init = LRScheduler.__init__
+
+        def init(scheduler: Any, *args: Any, **kwargs: Any) -> None:
+            recorder.schedulers.append(scheduler)
+            scheduler_init(scheduler, *args, **kwargs)
+
+        self._replace(LRScheduler, "__init__", init)
+
+        loader_iter = DataLoader.__iter__
+
+        def iterate(loader: DataLoader[Any]) -> Any:
+            recorder.bonus["pin_memory"] = recorder.bonus.get("pin_memory", 0) + bool(loader.pin_memory)
+            recorder.bonus["num_workers"] = recorder.bonus.get("num_workers", 0) + (loader.num_workers > 0)
+            return loader_iter(loader)
+
+        self._replace(DataLoader, "__iter__", iterate)
+
+        def compile_stand_in(model: Any = None, **_: Any) -> Any:
+            if model is None:
+                return lambda function: compile_stand_in(function)
+            recorder.bonus["compile"] = recorder.bonus.get("compile", 0) + 1
+            return model
+
+        self._replace(torch, "compile", compile_stand_in)
+
+    # -- the program's own functions -------------------------------------------------
+
+    def wrap_classes(self, namespace: dict[str, Any]) -> None:
+        """Watch `forward` of the module classes that the program defines, however it is called."""
+        for value in list(namespace.values()):
+            if not (isinstance(value, type) and issubclass(value, nn.Module)):
+                continue
+            forward = value.__dict__.get("forward")
+            if value.__module__ == namespace.get("__name__") and callable(forward):
+                self._replace(value, "forward", self._watched_forward(forward))
+                self.watched_classes.add(value)
+
+    def _watched_forward(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        recorder = self
+
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if recorder.depth == 0 and _has_parameters(module):
+                recorder._begin(module)
+                recorder.depth += 1
+                try:
+                    output = forward(module, *args, **kwargs)
+                finally:
+                    recorder.depth -= 1
+                recorder._end(module, args, kwargs, output, forward)
+                return output
+            recorder.depth += 1
+            try:
+                return forward(module, *args, **kwargs)
+            finally:
+                recorder.depth -= 1
+
+        call.__name__, call.__qualname__ = "forward", getattr(forward, "__qualname__", "forward")
+        call.__doc__ = forward.__doc__
+        return call
+
+    def wrap_function(
+        self,
+        namespace: dict[str, Any],
+        name: str,
+        context: str,
+        *,
+        on_call: Callable[[tuple[Any, ...], dict[str, Any]], None] | None = None,
+        stand_in: Any = None,
+        swallow: bool = False,
+        on_result: Callable[[Any], None] | None = None,
+    ) -> None:
+        """Note when `namespace[name]` is active.
+
+        With `swallow`, an exception is noted and `stand_in` returned in its place, so that
+        one broken function does not hide the rest of the program.
+        """
+        function = namespace.get(name)
+        if not callable(function):
+            return
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if on_call is not None:
+                on_call(args, kwargs)
+            outer = (self.context, self.call)
+            self.calls_begun += 1
+            self.context, self.call = context, self.calls_begun
+            try:
+                result = function(*args, **kwargs)
+            except Exception as error:
+                self.emit(f"{self.name}.error", {"in": name, "call": self.call, **describe(error)})
+                if not swallow:
+                    raise
+                self.depth = 0
+                result = stand_in
+            else:
+                if on_result is not None:
+                    on_result(result)
+            finally:
+                self.context, self.call = outer
+                if context == "train":
+                    self._training_call_over()
+            return result
+
+        namespace[name] = call
+
+    def _training_call_over(self) -> None:
+        self.snapshot_pending = True
+        self.flush()
+
+    # -- forwards ----------------------------------------------------------------------
+
+    def _before_module(self, module: nn.Module, args: Any) -> None:
+        if self.depth == 0 and _has_parameters(module):
+            self._begin(module)
+            self.outermost = module
+        self.depth += 1
+
+    def _after_module(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        self.depth = max(0, self.depth - 1)
+        if self.depth == 0 and self.outermost is module:
+            self.outermost = None
+            if output is not None:
+                self._end(module, args, kwargs, output, type(module).forward)
+            if type(module) in self.watched_classes:
+                # Its own `forward` is watched from here on; hooks on every layer would only cost.
+                self._drop_global_hooks()
+
+    def _begin(self, module: nn.Module) -> None:
+        if self.stop_after_forwards is not None and len(self.forwards) >= self.stop_after_forwards:
+            self.stop()
+        if self.on_train_forward is not None:
+            self.on_train_forward()
+        self.stats_before = _statistics_version(module)
+
+    def _end(self, module: nn.Module, args: Any, kwargs: Any, output: Any, forward: Callable[..., Any]) -> None:
+        tensor = _first_tensor(output)
+        inputs = _first_tensor(args) if args else _first_tensor(list(kwargs.values()))
+        if tensor is None:
+            return
+        serial = len(self.forwards)
+        graph = tensor.requires_grad and tensor.grad_fn is not None
+        if graph and self.context != "validate":
+            self._begin_training_forward(module)
+        layers = [m for m in module.modules() if isinstance(m, MODE_LAYERS)]
+        row = [
+            self.call,
+            CONTEXTS[self.context],
+            len(tensor) if tensor.dim() else 0,
+            graph,
+            False,  # set by the hook below when a backward pass comes through
+            len(layers),
+            sum(m.training for m in layers),
+            bool(module.training),
+            _statistics_version(module) != self.stats_before,
+            math.nan,
+            self._model_number(module),
+            _autocast_enabled(),
+            _on_simplex(tensor) if self.thorough or serial < 200 else math.nan,
+            serial,
+        ]
+        if self.thorough and self.context != "train":
+            row[9] = self._eval_gap(module, args, kwargs, tensor, forward)
+        self.forwards.append(row)
+        if graph is False and self.context != "train":
+            self.last_kind = "validate"
+        if inputs is not None and self.epoch < self.keep_row_epochs:
+            self._keep_rows(serial, inputs)
+        if graph:
+            tensor.register_hook(self._mark_trained(row))
+            if self.context != "validate":
+                self._tie_token(serial, tensor)
+        if serial % 256 == 255:
+            self.flush(lag=32)
+
+    def _begin_training_forward(self, module: nn.Module) -> None:
+        if self.last_kind == "validate" or self.snapshot_pending:
+            self._epoch_over()
+        self.last_kind = "train"
+        self.trained_model = module
+        if self.ledger is None or self.ledger_model != id(module):
+            self._open_ledger(module)
+
+    def _epoch_over(self) -> None:
+        self.last_kind = ""
+        self.snapshot_pending = False
+        self.take_snapshot()
+        self.max_past_epochs_alive = max(self.max_past_epochs_alive, len(self.alive))
+        self.epoch += 1
+        self.epoch_serials = []
+        if self.stop_after_epochs is not None and self.epoch >= self.stop_after_epochs:
+            self.stop()
+
+    def take_snapshot(self) -> None:
+        """Copy the trained model's state, at most `snapshot_limit` times."""
+        if self.trained_model is None or len(self.snapshots) >= self.snapshot_limit:
+            return
+        state = {k: v.detach().clone() for k, v in self.trained_model.state_dict().items()}
+        self.snapshots.append(state)
+
+    def stop(self) -> None:
+        """End the program under observation."""
+        self.stopped = True
+        raise StopProbe
+
+    def _open_ledger(self, module: nn.Module) -> None:
+        if self.ledger is not None:
+            self.ledger.close()
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        if not self.thorough and len(parameters) > 2:
+            largest = max(parameters, key=lambda p: p.numel())
+            parameters = [parameters[-1], largest] if parameters[-1] is not largest else [largest]
+        self.ledger_model = id(module)
+        self.ledger = GradientLedger(parameters) if parameters else None
+
+    def _mark_trained(self, row: list[float]) -> Callable[[torch.Tensor], None]:
+        def hook(_: torch.Tensor) -> None:
+            row[4] = True
+
+        return hook
+
+    def _tie_token(self, serial: int, tensor: torch.Tensor) -> None:
+        self.epoch_serials.append(serial)
+        seen = len(self.epoch_serials)
+        self.epoch_forwards_max = max(self.epoch_forwards_max, seen)
+        self.max_alive = max(self.max_alive, len(self.alive))
+        if seen >= 16 and seen % 8 == 0:
+            middle = self.epoch_serials[seen // 2]
+            first = self.epoch_serials[0]
+            old = sum(first <= s < middle for s in self.alive)
+            if old > self.max_old_alive:
+                self.max_old_alive = old
+                self.old_alive_ratio = old / (seen // 2)
+        node = tensor.grad_fn
+        if node is not None:
+            node.metadata["assay"] = Token(serial, self.alive, self.epoch)
+
+    def _eval_gap(
+        self, module: nn.Module, args: Any, kwargs: Any, tensor: torch.Tensor, forward: Callable[..., Any]
+    ) -> float:
+        """Largest difference to what the model gives in eval mode without a graph."""
+        flags = [(m, m.training) for m in module.modules()]
+        depth, self.depth = self.depth, 1
+        try:
+            for m, _ in flags:
+                m.training = False
+            with torch.no_grad():
+                reference = _first_tensor(forward(module, *args, **kwargs))
+            if reference is None or reference.shape != tensor.shape:
+                return math.nan
+            return float((reference - tensor.detach()).abs().max())
+        except Exception:  # a model that cannot be called again is simply not compared
+            return math.nan
+        finally:
+            self.depth = depth
+            for m, flag in flags:
+                m.training = flag
+
+    def _keep_rows(self, serial: int, inputs: torch.Tensor) -> None:
+        if inputs.dim() != 2 or inputs.numel() > 1 << 16 or not inputs.is_floating_point():
+            return
+        values = inputs.detach().float().cpu().numpy().copy()
+        self.rows.append(values)
+        self.row_serials.append((serial, len(inputs)))
+        if self.epoch == 0 and (self.context == "validate" or self.last_kind == "validate"):
+            self.validation_rows.append(values)
+
+    def _model_number(self, module: nn.Module) -> int:
+        number = self.model_ids.get(id(module))
+        if number is None:
+            number = self.model_ids[id(module)] = len(self.models)
+            self.models.append(weakref.ref(module))
+        return number
+
+    def note_validation(self) -> None:
+        """Remember that a validation ran, so that the next training forward opens an epoch."""
+        self.last_kind = "validate"
+
+    # -- optimizer steps -----------------------------------------------------------------
+
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self.ledger is not None and self.ledger.pending():
+            self._note_step(optimizer)
+        else:
+            self.step_row = None
+        self._sample_update()
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self.step_row is None and self.ledger is not None and self.ledger.pending():
+            self._note_step(optimizer)  # step(closure): the gradients came during the step
+        if self.step_row is not None and self.before_step is not None and self.before_value is not None:
+            with torch.no_grad():
+                change = (self.before_step.detach() - self.before_value).float()
+                self.step_row[9] = float(change.pow(2).mean().sqrt())
+        self.before_step = self.before_value = None
+        if self.ledger is not None:
+            for entry in self.ledger.entries:
+                entry["version"] = entry["p"]._version
+
+    def _note_step(self, optimizer: Optimizer) -> None:
+        rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
+        serial = len(self.forwards) - 1
+        row = [serial, min(rates, default=math.nan), max(rates, default=math.nan), False]
+        row += [math.nan] * 6 + [self._optimizer_number(optimizer), self.call]
+        assert self.ledger is not None
+        if self.thorough or len(self.steps) < 150 or self.random.random() < 0.1:
+            row[3] = True
+            row[4:9] = self.ledger.compare()
+        else:
+            self.ledger.clear()
+        self.steps.append(row)
+        self.step_row = row
+
+    def _sample_update(self) -> None:
+        if self.ledger is None or self.before_value is not None:
+            return
+        if self.thorough or len(self.steps) < 50 or self.random.random() < 0.05:
+            self.before_step = self.ledger.entries[-1]["p"]
+            assert self.before_step is not None
+            self.before_value = self.before_step.detach().clone()
+
+    def _optimizer_number(self, optimizer: Optimizer) -> int:
+        number = self.optimizer_ids.get(id(optimizer))
+        if number is None:
+            number = self.optimizer_ids[id(optimizer)] = len(self.optimizers)
+            self.optimizers.append(_describe_optimizer(optimizer, self.trained_model))
+        return number
+
+    # -- telling -------------------------------------------------------------------------
+
+    def flush(self, lag: int = 0) -> None:
+        """Emit what is new, so that a program killed later still leaves its evidence.
+
+        The newest `lag` forwards wait for the backward pass that may still mark them.
+        """
+        ready = max(self.flushed_forwards, len(self.forwards) - lag)
+        arrays = {
+            "forwards": np.array(self.forwards[self.flushed_forwards : ready], dtype=np.float64).reshape(
+                -1, len(FORWARD_COLUMNS)
+            ),
+            "steps": np.array(self.steps[self.flushed_steps :], dtype=np.float64).reshape(-1, len(STEP_COLUMNS)),
+            "row_serials": np.array(self.row_serials, dtype=np.int64).reshape(-1, 2),
+        }
+        same_width = {r.shape[1] for r in self.rows}
+        if len(same_width) == 1:
+            arrays["rows"] = np.concatenate(self.rows)
+        else:
+            arrays["row_serials"] = arrays["row_serials"][:0]
+        self.emit(f"{self.name}.events", {"epoch": self.epoch, **self._memory()}, arrays)
+        self.flushed_forwards, self.flushed_steps = ready, len(self.steps)
+        self.rows, self.row_serials = [], []
+
+    def _memory(self) -> dict[str, Any]:
+        return {
+            "max_alive": self.max_alive,
+            "max_old_alive": self.max_old_alive,
+            "old_alive_ratio": self.old_alive_ratio,
+            "epoch_forwards": self.epoch_forwards_max,
+            "past_epochs_alive": self.max_past_epochs_alive,
+        }
+
+    def finish(self) -> None:
+        """Emit the summary, after the program has ended or crashed."""
+        self.flush()
+        stepped = [s for s in self.schedulers if getattr(s, "_step_count", 0) > 1 or getattr(s, "last_epoch", 0) > 0]
+        ledger = self.ledger
+        self.emit(
+            f"{self.name}.summary",
+            {
+                "bonus": dict(self.bonus),
+                "schedulers": sorted({type(s).__name__ for s in stepped}),
+                "optimizers": self.optimizers,
+                "epochs": self.epoch,
+                "stopped": self.stopped,
+                "models": len(self.models),
+                "updates_between": ledger.updates_between if ledger else 0,
+                "dirty_at_backward": ledger.dirty_at_backward if ledger else 0,
+                "grad_enabled_after": torch.is_grad_enabled(),
+                **self._memory(),
+            },
+        )
+
+
+def describe(error: BaseException) -> dict[str, str]:
+    """An exception as bounded text, whatever its `__str__` does."""
+    try:
+        text = str(error)[:500]
+    except BaseException:  # hostile __str__
+        text = "<exception without readable text>"
+    return {"type": type(error).__name__[:100], "text": text}
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def _first_tensor(value: Any) -> torch.Tensor | None:
+    if isinstance(value, torch.Tensor):
+        return value
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            found = _first_tensor(item)
+            if found is not None:
+                return found
+    return None
+
+
+def _statistics_version(module: nn.Module) -> tuple[int, ...]:
+    versions = []
+    for layer in module.modules():
+        tracked = getattr(layer, "running_mean", None)
+        if isinstance(tracked, torch.Tensor) and not tracked.is_inference():
+            versions.append(tracked._version)
+    return tuple(versions)
+
+
+def _autocast_enabled() -> bool:
+    return bool(torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"))
+
+
+def _on_simplex(tensor: torch.Tensor) -> float:
+    if tensor.dim() != 2 or tensor.shape[1] < 2:
+        return math.nan
+    with torch.no_grad():
+        values = tensor.detach().float()
+        return float(bool((values >= 0).all()) and bool(((values.sum(1) - 1).abs() < 1e-4).all()))
+
+
+def _describe_optimizer(optimizer: Optimizer, model: nn.Module | None) -> dict[str, Any]:
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    trainable = [p for p in model.parameters() if p.requires_grad] if model is not None else []
+    plain = {k: v for k, v in optimizer.defaults.items() if isinstance(v, (int, float, bool, str))}
+    for key, value in optimizer.defaults.items():
+        if isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) for v in value):
+            plain[key] = list(value)
+    return {
+        "family": [c.__name__ for c in type(optimizer).__mro__ if c.__module__.startswith("torch.optim")],
+        "class": type(optimizer).__name__,
+        "defaults": plain,
+        "trainable": len(trainable),
+        "trainable_held": sum(id(p) in held for p in trainable),
+    }

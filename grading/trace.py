@@ -1,0 +1,269 @@
+"""Reads, outside, what `grading.probes.recorder` wrote down inside.
+
+Tables arrive in pieces, since a program may be killed at any moment; they are joined here
+and anything of the wrong shape is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grading.evidence import integer, number
+from grading.judgement import SeenRun
+from grading.probes.columns import CONTEXTS, FORWARD_COLUMNS, STEP_COLUMNS
+
+Matrix = NDArray[np.float64]
+
+# Optimizers whose step is about the learning rate itself, whatever the gradient's size.
+_NORMALISED = {"Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "SparseAdam", "Adafactor", "Rprop"}
+
+
+@dataclass(frozen=True)
+class OptimizerSeen:
+    """What the recorder told of the optimizer that stepped."""
+
+    name: str = "the optimizer"
+    family: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    trainable: int = 0
+    held: int = 0
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether its steps are of the learning rate's own size. Unknown ones count as such."""
+        return not self.family or bool(_NORMALISED & set(self.family))
+
+    def largest_sgd_rate(self) -> float:
+        """The largest sound rate of an optimizer whose step scales with the gradient.
+
+        Measured on the reference solution: SGD trains to the goal while rate / (1 - momentum)
+        is at most about 1, Adagrad up to 0.5; Adadelta's own default is 1.
+        """
+        if "Adadelta" in self.family:
+            return 2.0
+        if "Adagrad" in self.family:
+            return 0.5
+        momentum = number(self.defaults.get("momentum")) or 0.0
+        return max(1.0 - momentum, 0.01) * 1.01
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The optimizer's steps: one row each, columns as in STEP_COLUMNS."""
+
+    rows: Matrix
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def column(self, name: str) -> Matrix:
+        """One column by name."""
+        return np.asarray(self.rows[:, STEP_COLUMNS.index(name)])
+
+    def checked(self) -> Matrix:
+        """The steps whose gradients were compared and had any of their own."""
+        return self.rows[(self.column("checked") > 0) & (self.column("fresh_norm") > 0)]
+
+    def carried(self) -> int:
+        """How many of them used gradients left over from before.
+
+        With gradient used = a * fresh + b * stale, a carried-over step has b about as large
+        as a (both shrink alike under clipping); a clean one has b near zero.
+        """
+        rows = self.checked()
+        fresh, stale = rows[:, STEP_COLUMNS.index("fresh_norm")], rows[:, STEP_COLUMNS.index("stale_norm")]
+        a, b = rows[:, STEP_COLUMNS.index("fresh_share")], rows[:, STEP_COLUMNS.index("stale_share")]
+        with np.errstate(invalid="ignore"):
+            return int(((stale > 1e-6 * fresh) & (np.abs(b) > 0.25 * np.abs(a)) & (np.abs(b) > 1e-8)).sum())
+
+    def thrown_away(self) -> int:
+        """How many of them used nothing at all."""
+        rows = self.checked()
+        a, b = rows[:, STEP_COLUMNS.index("fresh_share")], rows[:, STEP_COLUMNS.index("stale_share")]
+        with np.errstate(invalid="ignore"):
+            return int(((np.abs(a) < 1e-8) & ~(np.abs(b) > 1e-8)).sum())
+
+    def typical_update(self) -> float:
+        """Median root-mean-square change of the watched parameter per step; nan when not sampled."""
+        changes = self.column("update_rms")
+        changes = changes[np.isfinite(changes)]
+        return float(np.median(changes)) if len(changes) else math.nan
+
+
+@dataclass(frozen=True)
+class Table:
+    """Everything the recorder told under one name."""
+
+    forwards: Matrix
+    steps: Steps
+    rows: Mapping[int, Matrix]  # inputs by forward serial
+    memory: Mapping[str, Any]
+    summary: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, seen: SeenRun, name: str, step: str | None = None) -> Table:
+        """Join the pieces that `name` emitted in `step` (by default the step of that name)."""
+        log = seen.log(step or name.split(".")[0])
+        forwards, steps, rows, memory = [], [], {}, {}
+        for record in log.all(f"{name}.events"):
+            forwards.append(_matrix(record.arrays.get("forwards"), len(FORWARD_COLUMNS)))
+            steps.append(_matrix(record.arrays.get("steps"), len(STEP_COLUMNS)))
+            rows.update(_split(record.arrays.get("rows"), record.arrays.get("row_serials")))
+            memory = record.data if isinstance(record.data, dict) else memory
+        summary = log.last(f"{name}.summary")
+        data = summary.data if summary is not None and isinstance(summary.data, dict) else {}
+        joined = np.concatenate(forwards) if forwards else np.zeros((0, len(FORWARD_COLUMNS)))
+        stepped = np.concatenate(steps) if steps else np.zeros((0, len(STEP_COLUMNS)))
+        return cls(joined, Steps(stepped), rows, data or memory, data)
+
+    def column(self, forwards: Matrix, name: str) -> Matrix:
+        """One column of some forwards."""
+        return np.asarray(forwards[:, FORWARD_COLUMNS.index(name)])
+
+    def trained_any(self) -> bool:
+        """Whether a backward pass went through any forward."""
+        return bool((self.column(self.forwards, "trained") > 0).any())
+
+    def training_forwards(self) -> Matrix:
+        """Forwards that a backward pass went through."""
+        return self.forwards[self.column(self.forwards, "trained") > 0]
+
+    def validation_forwards(self) -> Matrix:
+        """Forwards inside `validate`; where that was never called, those after the first training
+        that no backward pass went through and that are not part of training."""
+        context = self.column(self.forwards, "context")
+        inside = self.forwards[context == CONTEXTS["validate"]]
+        if len(inside) or (context == CONTEXTS["train"]).any():
+            return inside
+        trained = self.column(self.forwards, "trained") > 0
+        if not trained.any():
+            return self.forwards[:0]
+        later = np.arange(len(trained)) > int(np.argmax(trained))
+        return self.forwards[later & ~trained]
+
+    def in_train_mode(self, forwards: Matrix) -> NDArray[np.bool_]:
+        """Which forwards ran with a mode-dependent layer in train mode, by flag or by effect."""
+        by_flag = self.column(forwards, "mode_training") > 0
+        gap = self.column(forwards, "eval_gap")
+        with np.errstate(invalid="ignore"):
+            by_effect = (self.column(forwards, "stats_moved") > 0) | (gap > 1e-3)
+        return np.asarray(by_flag | by_effect)
+
+    def optimizer(self) -> OptimizerSeen:
+        """The optimizer that made most of the steps."""
+        told = self.summary.get("optimizers")
+        if not isinstance(told, list) or not told or not len(self.steps):
+            return OptimizerSeen()
+        numbers = self.steps.column("optimizer").astype(int)
+        index = int(np.bincount(np.clip(numbers, 0, 1000)).argmax())
+        entry = told[index] if index < len(told) and isinstance(told[index], dict) else {}
+        family = tuple(str(n)[:60] for n in entry.get("family") or [] if n != "Optimizer")
+        defaults = entry.get("defaults") if isinstance(entry.get("defaults"), dict) else {}
+        name = str(entry.get("class", "the optimizer"))[:60]
+        return OptimizerSeen(name, family, defaults, integer(entry.get("trainable")), integer(entry.get("trainable_held")))
+
+    def epochs_of_rows(self) -> list[list[Matrix]]:
+        """The batches shown while training, epoch by epoch, as far as they were kept."""
+        epochs: dict[float, list[Matrix]] = {}
+        call, segment, was_training = self.column(self.forwards, "call"), 0, False
+        inside = bool((self.column(self.forwards, "context") == CONTEXTS["train"]).any())
+        for index, row in enumerate(self.forwards):
+            trained = bool(row[FORWARD_COLUMNS.index("trained")])
+            if trained and not was_training:
+                segment += 1
+            was_training = trained or (was_training and inside and row[1] == CONTEXTS["train"])
+            kept = self.rows.get(int(row[FORWARD_COLUMNS.index("serial")]))
+            if trained and kept is not None:
+                epochs.setdefault(call[index] if inside else segment, []).append(kept)
+        return [epochs[key] for key in sorted(epochs)]
+
+    def validated_on_training_rows(self) -> float | None:
+        """Share of the validation rows that were also trained on; None when not known."""
+        train = {row.tobytes() for epoch in self.epochs_of_rows()[:1] for batch in epoch for row in batch}
+        serials = self.column(self.validation_forwards(), "serial").astype(int)
+        shown = [row.tobytes() for serial in serials for row in self.rows.get(int(serial), np.zeros((0, 1)))]
+        if not train or not shown:
+            return None
+        return sum(row in train for row in shown) / len(shown)
+
+
+def _matrix(array: NDArray[Any] | None, columns: int) -> Matrix:
+    if array is None or array.ndim != 2 or array.shape[1] != columns or array.dtype != np.float64:
+        return np.zeros((0, columns))
+    return array
+
+
+def _split(rows: NDArray[Any] | None, serials: NDArray[Any] | None) -> dict[int, Matrix]:
+    if rows is None or serials is None or rows.ndim != 2 or serials.ndim != 2 or serials.shape[1] != 2:
+        return {}
+    if (serials[:, 1] < 0).any() or int(serials[:, 1].sum()) != len(rows):
+        return {}
+    cuts = np.cumsum(serials[:, 1])[:-1]
+    return {int(serial): part for serial, part in zip(serials[:, 0], np.split(rows, cuts), strict=True)}
+
+
+def order_likeness(epochs: Sequence[Sequence[Matrix]]) -> tuple[float, float] | None:
+    """How much the orders of any two epochs are alike: (neighbours kept, batch mates kept).
+
+    Neighbours kept is the share of rows next to each other in one epoch that are next to
+    each other in the other, in either direction: 1 for the same order, reversed or rolled,
+    about 2/n for independent ones. Batch mates kept is the share of pairs in one batch
+    that share a batch again, beyond what chance gives. None when rows cannot be matched.
+    """
+    numbered = _number_rows(epochs)
+    if numbered is None:
+        return None
+    order, mates = 0.0, 0.0
+    for i, first in enumerate(numbered):
+        for second in numbered[i + 1 :]:
+            order = max(order, _neighbours_kept(first, second))
+            mates = max(mates, _mates_kept(first, second))
+    return order, mates
+
+
+def _number_rows(epochs: Sequence[Sequence[Matrix]]) -> list[list[NDArray[np.int64]]] | None:
+    """Give each row an identity: its value, or the nearest row of the first epoch (augmentation)."""
+    ids: dict[bytes, int] = {}
+    numbered = [[np.array([ids.setdefault(r.tobytes(), len(ids)) for r in b]) for b in e] for e in epochs]
+    sizes = [sum(len(b) for b in epoch) for epoch in epochs]
+    if len(ids) <= 1.5 * max(sizes):
+        return numbered
+    base = np.concatenate(list(epochs[0]))
+    if len(base) > 4000 or any(b.shape[1] != base.shape[1] for e in epochs for b in e):
+        return None
+    spacing = base.std(axis=0).mean() / math.sqrt(max(len(base), 1))
+    matched = [[np.array([_nearest(base, r) for r in b]) for b in e] for e in epochs]
+    moved = np.median([np.abs(base[n] - r).max() for e, m in zip(epochs, matched, strict=True) for b, ns in zip(e, m, strict=True) for r, n in zip(b, ns, strict=True)])
+    return matched if moved < 2 * spacing else None
+
+
+def _nearest(base: Matrix, row: Matrix) -> int:
+    return int(((base - row) ** 2).sum(1).argmin())
+
+
+def _neighbours_kept(first: Sequence[NDArray[np.int64]], second: Sequence[NDArray[np.int64]]) -> float:
+    a, b = np.concatenate(list(first)), np.concatenate(list(second))
+    pairs = {frozenset(p) for p in zip(b[:-1].tolist(), b[1:].tolist(), strict=True)}
+    kept = [frozenset(p) in pairs for p in zip(a[:-1].tolist(), a[1:].tolist(), strict=True)]
+    return sum(kept) / max(1, len(kept))
+
+
+def _mates_kept(first: Sequence[NDArray[np.int64]], second: Sequence[NDArray[np.int64]]) -> float:
+    where = {int(row): i for i, batch in enumerate(second) for row in batch}
+    total = sum(len(b) for b in second)
+    chance = sum((len(b) / total) ** 2 for b in second) if total else 1.0
+    if chance > 0.6:  # one or two batches: every pair shares one whatever the order
+        return 0.0
+    together = pairs = 0
+    for batch in first:
+        homes = np.array([where[int(r)] for r in batch if int(r) in where])
+        counts = np.bincount(homes) if len(homes) else np.zeros(0)
+        together += float((counts * (counts - 1)).sum())
+        pairs += len(homes) * (len(homes) - 1)
+    return (together / pairs - chance) / (1 - chance) if pairs else 0.0
