@@ -40,7 +40,7 @@ class PipeChannel:
         while rest:
             self._await(self._write_fd, select.POLLOUT, deadline)
             try:
-                rest = rest[os.write(self._write_fd, rest):]
+                rest = rest[os.write(self._write_fd, rest) :]
             except BlockingIOError:
                 continue
             except BrokenPipeError as error:
@@ -106,14 +106,21 @@ class ProcessSandbox:
         # -I keeps this project's modules and the caller's PYTHON* variables out.
         command = [sys.executable, "-I", "-B", str(AGENT)]
         try:
-            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                    stderr=diagnostics_fd, cwd=base, env=_environment(job, base),
-                                    start_new_session=True)
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=diagnostics_fd,
+                cwd=base,
+                env=_environment(job, base),
+                start_new_session=True,
+            )
         except OSError as error:
             raise SandboxUnavailable(f"cannot start {sys.executable}: {error}") from error
 
-    def _speak(self, job: Job, listener: StepListener | None, process: subprocess.Popen[bytes],
-               begun: float) -> RunResult:
+    def _speak(
+        self, job: Job, listener: StepListener | None, process: subprocess.Popen[bytes], begun: float
+    ) -> RunResult:
         conversation = Conversation(PipeChannel(process))
         ready = conversation.await_ready(time.monotonic() + job.limits.start_time_s)
         start_s = time.monotonic() - begun - ready.warm_up_s
@@ -133,21 +140,33 @@ class ProcessSandbox:
 
 
 def _timing(ready: Ready, done: Done, start_s: float, teardown_s: float) -> RunTiming:
-    return RunTiming(max(0.0, start_s), ready.warm_up_s, done.steps_s, teardown_s, done.cpu_s,
-                     ready.warm_up_cpu_s)
+    return RunTiming(
+        max(0.0, start_s), ready.warm_up_s, done.steps_s, teardown_s, done.cpu_s, ready.warm_up_cpu_s
+    )
 
 
 def thread_environment(cpu_count: float) -> dict[str, str]:
     """The variables that keep torch's threads to the quota: more would only wait for it."""
     threads = str(max(1, int(cpu_count)))
-    names = ("ASSAY_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
-             "NUMEXPR_NUM_THREADS")
+    names = (
+        "ASSAY_THREADS",
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "NUMEXPR_NUM_THREADS",
+    )
     return dict.fromkeys(names, threads)
 
 
 def _environment(job: Job, base: str) -> dict[str, str]:
-    fixed = {"PATH": "/usr/bin:/bin", "HOME": base, "TMPDIR": base, "LANG": "C.UTF-8", "TZ": "UTC",
-             "ASSAY_BASE": base}
+    fixed = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": base,
+        "TMPDIR": base,
+        "LANG": "C.UTF-8",
+        "TZ": "UTC",
+        "ASSAY_BASE": base,
+    }
     return fixed | thread_environment(job.limits.cpu_count)
 
 

@@ -94,8 +94,8 @@ class FrameReader:
         if len(self._buffer) < end:
             return None
         with memoryview(self._buffer) as view:
-            text = bytes(view[FRAME.size:FRAME.size + header_bytes])
-            payload = bytes(view[FRAME.size + header_bytes:end])
+            text = bytes(view[FRAME.size : FRAME.size + header_bytes])
+            payload = bytes(view[FRAME.size + header_bytes : end])
         del self._buffer[:end]
         return _parse_header(text), payload
 
@@ -159,23 +159,45 @@ def encode_job(job: Job, polled_memory_bytes: int | None = None) -> bytes:
     `polled_memory_bytes` asks the agent to end a step whose resident set is seen above it,
     for sandboxes without a memory cgroup.
     """
-    _check_job(job)
+    check_job(job)
     chunks = [job.submission, *job.modules.values()]
     steps: list[dict[str, object]] = []
     for step in job.steps:
         arrays = []
         for name, array in step.arrays.items():
-            arrays.append({"name": name, "dtype": array.dtype, "shape": list(array.shape),
-                           "size": len(array.data)})
+            arrays.append(
+                {"name": name, "dtype": array.dtype, "shape": list(array.shape), "size": len(array.data)}
+            )
             chunks.append(array.data)
-        steps.append({"name": step.name, "entry": step.entry, "params": dict(step.params), "arrays": arrays,
-                      "wall_time_s": step.wall_time_s, "cpu_time_s": step.cpu_time_s})
-    limits = {name: getattr(job.limits, name) for name in (
-        "wall_time_s", "open_files", "file_bytes", "output_bytes", "output_tail_bytes",
-        "evidence_bytes", "evidence_frames")}
-    header = {"type": "job", "submission_bytes": len(job.submission), "steps": steps,
-              "limits": limits | {"polled_memory_bytes": polled_memory_bytes},
-              "modules": [{"name": name, "size": len(source)} for name, source in job.modules.items()]}
+        steps.append(
+            {
+                "name": step.name,
+                "entry": step.entry,
+                "params": dict(step.params),
+                "arrays": arrays,
+                "wall_time_s": step.wall_time_s,
+                "cpu_time_s": step.cpu_time_s,
+            }
+        )
+    limits = {
+        name: getattr(job.limits, name)
+        for name in (
+            "wall_time_s",
+            "open_files",
+            "file_bytes",
+            "output_bytes",
+            "output_tail_bytes",
+            "evidence_bytes",
+            "evidence_frames",
+        )
+    }
+    header = {
+        "type": "job",
+        "submission_bytes": len(job.submission),
+        "steps": steps,
+        "limits": limits | {"polled_memory_bytes": polled_memory_bytes},
+        "modules": [{"name": name, "size": len(source)} for name, source in job.modules.items()],
+    }
     frame = pack_frame(header, b"".join(chunks))
     _, header_bytes, payload_bytes = FRAME.unpack_from(frame)
     if header_bytes > MAX_JOB_HEADER_BYTES or payload_bytes > MAX_JOB_PAYLOAD_BYTES:
@@ -183,7 +205,8 @@ def encode_job(job: Job, polled_memory_bytes: int | None = None) -> bytes:
     return frame
 
 
-def _check_job(job: Job) -> None:
+def check_job(job: Job) -> None:
+    """Raise ValueError where names, entries or arrays of the job are not well formed."""
     if not _LABEL.fullmatch(job.label):
         raise ValueError(f"a job's label is up to 40 of a-z, 0-9 and -, not {job.label!r}")
     for name in job.modules:
@@ -264,12 +287,18 @@ class Conversation:
         fields = _Fields(header)
         cgroup = _Fields(fields.mapping("cgroup"))
         versions = {str(name): str(value)[:100] for name, value in fields.mapping("versions").items()}
-        return Ready(versions, fields.seconds("warm_up_s"), fields.seconds("warm_up_cpu_s"),
-                     fields.whole("resident_bytes"), cgroup.maybe_whole("memory_limit_bytes", high=1 << 64),
-                     cgroup.maybe_whole("pids_limit"))
+        return Ready(
+            versions,
+            fields.seconds("warm_up_s"),
+            fields.seconds("warm_up_cpu_s"),
+            fields.whole("resident_bytes"),
+            cgroup.maybe_whole("memory_limit_bytes", high=1 << 64),
+            cgroup.maybe_whole("pids_limit"),
+        )
 
-    def run(self, job: Job, listener: StepListener | None = None,
-            polled_memory_bytes: int | None = None) -> Done:
+    def run(
+        self, job: Job, listener: StepListener | None = None, polled_memory_bytes: int | None = None
+    ) -> Done:
         """Send the job and listen until `done`.
 
         Raises TimeoutError where the agent overstays the job's wall time, AgentLost,
@@ -298,9 +327,12 @@ class Conversation:
         results = list(self._ended)
         if self._open is not None:
             step = job.steps[self._open.index]
-            results.append(StepResult(step.name, running, frames=tuple(self._open.frames),
-                                      remarks=(remark,) if remark else ()))
-        results += [StepResult(step.name, RunStatus.NOT_RUN) for step in job.steps[len(results):]]
+            results.append(
+                StepResult(
+                    step.name, running, frames=tuple(self._open.frames), remarks=(remark,) if remark else ()
+                )
+            )
+        results += [StepResult(step.name, RunStatus.NOT_RUN) for step in job.steps[len(results) :]]
         return tuple(results)
 
     def _next(self, deadline: float) -> tuple[dict[str, Any], bytes]:
@@ -341,11 +373,22 @@ class Conversation:
             status = RunStatus(fields.text("status"))
         except ValueError as error:
             raise ProtocolError("a step ended with an unknown status") from error
-        self._ended.append(StepResult(
-            name, status, fields.maybe_whole("exit_code"), fields.maybe_whole("signal"),
-            fields.seconds("wall_time_s"), fields.seconds("cpu_time_s"), fields.whole("peak_memory_bytes"),
-            fields.whole("baseline_memory_bytes"), tuple(step.frames),
-            payload[-job.limits.output_tail_bytes:], fields.whole("output_bytes"), fields.texts("remarks")))
+        self._ended.append(
+            StepResult(
+                name,
+                status,
+                fields.maybe_whole("exit_code"),
+                fields.maybe_whole("signal"),
+                fields.seconds("wall_time_s"),
+                fields.seconds("cpu_time_s"),
+                fields.whole("peak_memory_bytes"),
+                fields.whole("baseline_memory_bytes"),
+                tuple(step.frames),
+                payload[-job.limits.output_tail_bytes :],
+                fields.whole("output_bytes"),
+                fields.texts("remarks"),
+            )
+        )
         self._open = None
         if listener is not None:
             listener(name, "end")

@@ -74,6 +74,8 @@ DEATH_S = 10.0  # how long killed processes may take to be gone
 PIPE_BYTES = 1 << 20
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
+CGROUP = "/sys/fs/cgroup"
+NO_LIMIT = 1 << 62
 PAGE_BYTES = resource.getpagesize()
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -103,11 +105,11 @@ def _read_text(path: str) -> str:
 
 
 def _read_counter(path: str, key: str = "") -> int | None:
-    """A number from a cgroup file: the whole file, or the value after `key`."""
+    """A number from a cgroup file: the whole file, or the value after `key`. "max" is no limit."""
     for line in _read_text(path).splitlines():
         words = line.split()
-        if words and (not key or words[0] == key) and words[-1].isdigit():
-            return int(words[-1])
+        if words and (not key or words[0] == key):
+            return NO_LIMIT if words[-1] == "max" else int(words[-1]) if words[-1].isdigit() else None
     return None
 
 
@@ -116,26 +118,30 @@ def _first_counter(*places: tuple[str, str]) -> int | None:
     return next((number for number in numbers if number is not None), None)
 
 
-CGROUP = "/sys/fs/cgroup"
-
-
 def oom_kills() -> int:
     """How often the kernel killed for memory in this container (cgroup v1 or v2)."""
-    return _first_counter((f"{CGROUP}/memory/memory.oom_control", "oom_kill"),
-                          (f"{CGROUP}/memory.events", "oom_kill")) or 0
+    return (
+        _first_counter(
+            (f"{CGROUP}/memory/memory.oom_control", "oom_kill"), (f"{CGROUP}/memory.events", "oom_kill")
+        )
+        or 0
+    )
 
 
 def cgroup_account() -> Json:
     """Limits and use of the container as its own cgroup tells; None where it does not."""
-    cpu_ns = _first_counter((f"{CGROUP}/cpuacct/cpuacct.usage", ""),
-                            (f"{CGROUP}/cpu,cpuacct/cpuacct.usage", ""))
+    cpu_ns = _first_counter(
+        (f"{CGROUP}/cpuacct/cpuacct.usage", ""), (f"{CGROUP}/cpu,cpuacct/cpuacct.usage", "")
+    )
     cpu_us = _first_counter((f"{CGROUP}/cpu.stat", "usage_usec"))
     return {
-        "memory_limit_bytes": _first_counter((f"{CGROUP}/memory/memory.limit_in_bytes", ""),
-                                             (f"{CGROUP}/memory.max", "")),
+        "memory_limit_bytes": _first_counter(
+            (f"{CGROUP}/memory/memory.limit_in_bytes", ""), (f"{CGROUP}/memory.max", "")
+        ),
         "pids_limit": _first_counter((f"{CGROUP}/pids/pids.max", ""), (f"{CGROUP}/pids.max", "")),
-        "peak_memory_bytes": _first_counter((f"{CGROUP}/memory/memory.max_usage_in_bytes", ""),
-                                            (f"{CGROUP}/memory.peak", "")),
+        "peak_memory_bytes": _first_counter(
+            (f"{CGROUP}/memory/memory.max_usage_in_bytes", ""), (f"{CGROUP}/memory.peak", "")
+        ),
         "cpu_s": cpu_ns / 1e9 if cpu_ns is not None else cpu_us / 1e6 if cpu_us is not None else None,
     }
 
@@ -149,7 +155,7 @@ def resident_bytes(pid: int) -> int:
 def cpu_seconds(pid: int) -> float:
     """User and system time of a process, all its threads and its waited children."""
     text = _read_text(f"/proc/{pid}/stat")
-    words = text[text.rfind(")") + 1:].split()
+    words = text[text.rfind(")") + 1 :].split()
     return sum(map(int, words[11:15])) / TICKS if len(words) > 15 else 0.0
 
 
@@ -265,7 +271,7 @@ def parse_job(header: Json, payload: bytes) -> Job:
         if size < 0 or offset + size > len(view):
             raise AgentError("the job's payload is shorter than its header says")
         offset += size
-        return view[offset - size:offset]
+        return view[offset - size : offset]
 
     submission = bytes(take(header["submission_bytes"]))
     modules = {}
@@ -275,8 +281,17 @@ def parse_job(header: Json, payload: bytes) -> Job:
     steps = []
     for index, step in enumerate(header["steps"]):
         arrays = {a["name"]: (a["dtype"], tuple(a["shape"]), take(a["size"])) for a in step["arrays"]}
-        steps.append(Step(index, step["name"], step["entry"], step["params"], arrays,
-                          step["wall_time_s"], step["cpu_time_s"]))
+        steps.append(
+            Step(
+                index,
+                step["name"],
+                step["entry"],
+                step["params"],
+                arrays,
+                step["wall_time_s"],
+                step["cpu_time_s"],
+            )
+        )
     return Job(submission, modules, steps, header["limits"])
 
 
@@ -288,17 +303,20 @@ class MemoryImporter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def __init__(self, modules: Mapping[str, tuple[types.CodeType, str]]) -> None:
         self._modules = modules
-        self._packages = {name.rsplit(".", depth)[0] for name in modules
-                          for depth in range(1, name.count(".") + 1)}
+        self._packages = {
+            name.rsplit(".", depth)[0] for name in modules for depth in range(1, name.count(".") + 1)
+        }
 
-    def find_spec(self, fullname: str, path: object = None,
-                  target: object = None) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(
+        self, fullname: str, path: object = None, target: object = None
+    ) -> importlib.machinery.ModuleSpec | None:
         """A spec for a module of the job or one of its parents, else None."""
         if fullname not in self._modules and fullname not in self._packages:
             return None
         origin = module_filename(fullname) if fullname in self._modules else None
-        return importlib.machinery.ModuleSpec(fullname, self, origin=origin,
-                                              is_package=fullname in self._packages)
+        return importlib.machinery.ModuleSpec(
+            fullname, self, origin=origin, is_package=fullname in self._packages
+        )
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
         """The default module will do."""
@@ -310,8 +328,7 @@ class MemoryImporter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             code, source = entry
             module.__file__ = code.co_filename
             # An mtime of None tells linecache.checkcache to keep the entry.
-            linecache.cache[code.co_filename] = (len(source), None, source.splitlines(True),
-                                                 code.co_filename)
+            linecache.cache[code.co_filename] = (len(source), None, source.splitlines(True), code.co_filename)
             exec(code, module.__dict__)
 
     def get_source(self, fullname: str) -> str | None:
@@ -379,7 +396,7 @@ def make_emit(evidence_fd: int) -> Callable[..., None]:
     def write_all(data: bytes) -> None:
         rest = view_(data)
         while len_(rest):
-            rest = rest[write(evidence_fd, rest):]
+            rest = rest[write(evidence_fd, rest) :]
 
     def emit(name: str, data: object = None, arrays: Mapping[str, object] | None = None) -> None:
         """Write one evidence frame: a name, a JSON-able value, numpy arrays by key.
@@ -412,15 +429,18 @@ class Context:
     emit(name, data=None, arrays=None): writes an evidence frame; safe from any thread.
     """
 
-    def __init__(self, step: Step, submission_path: str, submission_source: bytes,
-                 emit: Callable[..., None]) -> None:
+    def __init__(
+        self, step: Step, submission_path: str, submission_source: bytes, emit: Callable[..., None]
+    ) -> None:
         import numpy
 
         self.step, self.params = step.name, step.params
         self.submission_path, self.submission_source = submission_path, submission_source
         self.emit = emit
-        self.arrays = {name: numpy.frombuffer(data, numpy.dtype(dtype)).reshape(shape).copy()
-                       for name, (dtype, shape, data) in step.arrays.items()}
+        self.arrays = {
+            name: numpy.frombuffer(data, numpy.dtype(dtype)).reshape(shape).copy()
+            for name, (dtype, shape, data) in step.arrays.items()
+        }
 
 
 def _set_limit(kind: int, soft: int, hard: int | None = None) -> None:
@@ -574,7 +594,7 @@ class Ground:
         parents = {}
         for name in filter(str.isdigit, os.listdir("/proc")):
             text = _read_text(f"/proc/{name}/stat")
-            words = text[text.rfind(")") + 1:].split()
+            words = text[text.rfind(")") + 1 :].split()
             if len(words) > 1:
                 parents[int(name)] = int(words[1])
         found: list[int] = []
@@ -635,7 +655,7 @@ class Output:
         self.total_bytes += len(chunk)
         self._kept += chunk
         if len(self._kept) > self._tail_bytes:
-            del self._kept[:len(self._kept) - self._tail_bytes]
+            del self._kept[: len(self._kept) - self._tail_bytes]
         return bool(chunk)
 
     def tail(self) -> bytes:
@@ -646,8 +666,9 @@ class Output:
 class Evidence:
     """A step's evidence frames: lengths checked, contents relayed unread."""
 
-    def __init__(self, fd: int, limits: Json, relay: Callable[[int, bytes], None],
-                 remarks: list[str]) -> None:
+    def __init__(
+        self, fd: int, limits: Json, relay: Callable[[int, bytes], None], remarks: list[str]
+    ) -> None:
         self.fd: int | None = fd
         self.over = False
         self._bytes_left, self._frames_left = int(limits["evidence_bytes"]), int(limits["evidence_frames"])
@@ -672,7 +693,7 @@ class Evidence:
             return self._stop("more evidence than the limit")
         if len(self._buffer) < size:
             return False
-        self._relay(header_bytes, bytes(memoryview(self._buffer)[FRAME.size:size]))
+        self._relay(header_bytes, bytes(memoryview(self._buffer)[FRAME.size : size]))
         del self._buffer[:size]
         self._bytes_left -= size
         self._frames_left -= 1
@@ -762,8 +783,9 @@ class StepRun:
             try:
                 os.close(gate_write)
                 os.read(gate_read, 1)  # until the agent has measured the baseline and closed its end
-                evidence_at = become_candidate(self._step, self._job.limits, self._ground.work_dir,
-                                               output_write, evidence_write)
+                evidence_at = become_candidate(
+                    self._step, self._job.limits, self._ground.work_dir, output_write, evidence_write
+                )
             except BaseException:
                 traceback.print_exc()
                 os._exit(125)
@@ -857,12 +879,22 @@ class StepRun:
             account.remarks.append(f"{account.outlived} processes outlived the step")
         if account.oom_kills and status != "memory_limit":
             account.remarks.append(f"{account.oom_kills} processes were killed for memory")
-        self._wire.send({
-            "type": "end", "step": self._step.index, "status": status, "exit_code": exit_code,
-            "signal": number, "wall_time_s": wall_s, "cpu_time_s": account.cpu_time_s,
-            "peak_memory_bytes": account.peak_bytes, "baseline_memory_bytes": account.baseline_bytes,
-            "output_bytes": self._output.total_bytes, "remarks": account.remarks[:16],
-        }, self._output.tail())
+        self._wire.send(
+            {
+                "type": "end",
+                "step": self._step.index,
+                "status": status,
+                "exit_code": exit_code,
+                "signal": number,
+                "wall_time_s": wall_s,
+                "cpu_time_s": account.cpu_time_s,
+                "peak_memory_bytes": account.peak_bytes,
+                "baseline_memory_bytes": account.baseline_bytes,
+                "output_bytes": self._output.total_bytes,
+                "remarks": account.remarks[:16],
+            },
+            self._output.tail(),
+        )
 
     def _status(self) -> tuple[str, int | None, int | None]:
         """Status, exit code, signal. What the agent did itself comes first."""
@@ -922,8 +954,11 @@ def versions() -> Json:
     import numpy
     import torch
 
-    return {"python": ".".join(map(str, sys.version_info[:3])), "torch": str(torch.__version__),
-            "numpy": numpy.__version__}
+    return {
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "torch": str(torch.__version__),
+        "numpy": numpy.__version__,
+    }
 
 
 def take_stdio() -> HostWire:
@@ -949,8 +984,9 @@ def run_job(job: Job, ground: Ground, wire: HostWire) -> None:
     account = cgroup_account() if ground.is_container else {}
     cpu_s = account.get("cpu_s") or own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
     peak_bytes = account.get("peak_memory_bytes") or max(own.ru_maxrss, children.ru_maxrss) * 1024
-    wire.send({"type": "done", "steps_s": time.monotonic() - begun, "cpu_s": cpu_s,
-               "peak_memory_bytes": peak_bytes})
+    wire.send(
+        {"type": "done", "steps_s": time.monotonic() - begun, "cpu_s": cpu_s, "peak_memory_bytes": peak_bytes}
+    )
 
 
 def serve(wire: HostWire) -> None:
@@ -961,9 +997,16 @@ def serve(wire: HostWire) -> None:
     warm_up()
     gc.collect()
     gc.freeze()  # a child's collections then leave the shared pages alone
-    wire.send({"type": "ready", "versions": versions(), "warm_up_s": time.monotonic() - wall,
-               "warm_up_cpu_s": time.process_time() - cpu, "resident_bytes": resident_bytes(os.getpid()),
-               "cgroup": cgroup_account() if ground.is_container else {}})
+    wire.send(
+        {
+            "type": "ready",
+            "versions": versions(),
+            "warm_up_s": time.monotonic() - wall,
+            "warm_up_cpu_s": time.process_time() - cpu,
+            "resident_bytes": resident_bytes(os.getpid()),
+            "cgroup": cgroup_account() if ground.is_container else {},
+        }
+    )
     wire.flush(time.monotonic() + DEATH_S)
     job = parse_job(*wire.receive())
     run_job(job, ground, wire)

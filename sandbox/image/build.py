@@ -1,0 +1,269 @@
+"""Builds the sandbox image: `python -m sandbox.image.build`. Does nothing where it is up to date.
+
+No image registry is needed: the base is made from Debian packages with mmdebstrap, and
+the Python packages come from a wheelhouse that pip fills on the host, so the build itself
+has no network. The image's tag is a digest of everything that goes into it; another
+digest means another image, and an old one is never mistaken for the new.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import docker
+import docker.errors
+
+HERE = Path(__file__).parent
+INPUTS = ("Dockerfile", "agent.py", "seccomp.json", "requirements.txt")
+REPOSITORY = "assay-sandbox"
+SUITE = "bookworm"
+BASE_PACKAGES = ("python3.11", "libgomp1", "libstdc++6")
+BASE_EXCLUDED = (
+    "/usr/share/doc/*",
+    "/usr/share/man/*",
+    "/usr/share/locale/*",
+    "/usr/share/info/*",
+    "/usr/share/lintian/*",
+    "/usr/share/bug/*",
+)
+ENGINE_TIMEOUT_S = 1800  # importing and committing layers of a gigabyte on a slow disk
+
+
+class BuildError(Exception):
+    """The image could not be built; the message says what to do."""
+
+
+def image_tag() -> str:
+    """The tag of the image that belongs to the files beside this one."""
+    digest = hashlib.sha256()
+    for name in INPUTS:
+        content = (HERE / name).read_bytes()
+        digest.update(f"{name} {len(content)}\n".encode() + content)
+    return f"{REPOSITORY}:{digest.hexdigest()[:16]}"
+
+
+def build(base_image: str = "", force: bool = False) -> str:
+    """Build what is missing and give the image's tag.
+
+    Args:
+        base_image: an image with Python 3.11 to build on; by default one is made from
+            Debian packages.
+        force: build anew, the base included, even where the tag exists.
+
+    Raises:
+        BuildError: with a message that says what to do.
+    """
+    tag = image_tag()
+    with _engine() as engine, _locked():
+        if not force and _has_image(engine, tag):
+            _say(f"{tag} is up to date")
+            return tag
+        base = base_image or _base(engine, force)
+        wheelhouse = _wheelhouse()
+        _build_image(engine, tag, base, wheelhouse)
+    _say(f"built {tag}")
+    return tag
+
+
+def _say(text: str) -> None:
+    print(f"image: {text}", file=sys.stderr, flush=True)
+
+
+def _build_dir() -> Path:
+    """Where the base and the wheelhouse are kept between builds."""
+    configured = os.environ.get("ASSAY_BUILD_DIR")
+    path = Path(configured) if configured else HERE.parent.parent / ".build" / "image"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextlib.contextmanager
+def _locked() -> Iterator[None]:
+    """One build at a time; a second one waits and then finds the image made."""
+    import fcntl
+
+    with open(_build_dir() / "lock", "w", encoding="ascii") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _engine() -> Iterator[Any]:
+    try:
+        client = docker.from_env(timeout=ENGINE_TIMEOUT_S)
+        client.ping()
+    except (docker.errors.DockerException, OSError) as error:
+        raise BuildError(
+            f"no Docker Engine answers ({error}); start one, for instance with `make engine`, "
+            "or set DOCKER_HOST"
+        ) from error
+    try:
+        yield client
+    except docker.errors.DockerException as error:
+        raise BuildError(f"the Docker Engine refused: {error}") from error
+    finally:
+        client.close()
+
+
+def _has_image(engine: Any, tag: str) -> bool:
+    try:
+        engine.images.get(tag)
+    except docker.errors.ImageNotFound:
+        return False
+    return True
+
+
+def _run(command: Sequence[str], advice: str) -> None:
+    """Run a tool; where it fails, show the end of what it said and what to do."""
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode != 0:
+        end = "\n".join(done.stdout.splitlines()[-15:])
+        raise BuildError(f"{command[0]} failed with status {done.returncode}: {advice}\n{end}")
+
+
+def _base(engine: Any, force: bool) -> str:
+    """An image of Debian's Python 3.11 and the C++ and OpenMP run-time libraries."""
+    tag = f"assay-base:{SUITE}"
+    if not force and _has_image(engine, tag):
+        return tag
+    if shutil.which("mmdebstrap") is None:
+        raise BuildError(
+            "mmdebstrap is missing; install it (apt-get install mmdebstrap), or name a base image "
+            "with Python 3.11: --base-image python:3.11-slim-bookworm"
+        )
+    _say(f"making the base image from Debian packages ({SUITE})")
+    with tempfile.TemporaryDirectory(dir=_build_dir()) as directory:
+        archive = os.path.join(directory, "base.tar")
+        excluded = [f"--dpkgopt=path-exclude={pattern}" for pattern in BASE_EXCLUDED]
+        # No mirror is named: mmdebstrap takes its own default and the machine's apt proxy.
+        _run(
+            [
+                "mmdebstrap",
+                "--quiet",
+                "--variant=essential",
+                f"--include={','.join(BASE_PACKAGES)}",
+                *excluded,
+                SUITE,
+                archive,
+            ],
+            "it needs root and Debian's package archive; the end of its output:",
+        )
+        with open(archive, "rb") as file:
+            _import(engine, file, tag)
+    return tag
+
+
+def _import(engine: Any, archive: IO[bytes], tag: str) -> None:
+    repository, _, version = tag.partition(":")
+    engine.api.import_image(src=archive, repository=repository, tag=version)
+    if not _has_image(engine, tag):
+        raise BuildError(f"the Docker Engine did not take the base image {tag}")
+
+
+def _wheelhouse() -> Path:
+    """A folder with a wheel of every requirement and of pip; filled once per requirements."""
+    requirements = (HERE / "requirements.txt").read_bytes()
+    path = _build_dir() / f"wheelhouse-{hashlib.sha256(requirements).hexdigest()[:16]}"
+    if not path.is_dir():
+        _say("downloading the Python packages")
+        with tempfile.TemporaryDirectory(dir=_build_dir()) as directory:
+            _run(
+                [
+                    sys.executable,
+                    "-m",
+                    "pip",
+                    "download",
+                    "--quiet",
+                    "--no-input",
+                    "--disable-pip-version-check",
+                    "--only-binary=:all:",
+                    "--python-version=3.11",
+                    "--implementation=cp",
+                    "--dest",
+                    directory,
+                    "--requirement",
+                    str(HERE / "requirements.txt"),
+                    "pip",
+                ],
+                "it needs a package index that has the versions in sandbox/image/requirements.txt; "
+                "the end of its output:",
+            )
+            shutil.copy(HERE / "requirements.txt", directory)
+            os.chmod(directory, 0o755)
+            os.rename(directory, path)
+            os.mkdir(directory)  # for the context manager to remove
+    return path
+
+
+def _build_image(engine: Any, tag: str, base: str, wheelhouse: Path) -> None:
+    _say("building (a few minutes; the build has no network)")
+    with tempfile.TemporaryFile(dir=_build_dir()) as context:
+        with tarfile.open(fileobj=context, mode="w") as archive:
+            for name in ("Dockerfile", "agent.py"):
+                archive.add(HERE / name, name)
+            archive.add(wheelhouse, "wheelhouse")
+        context.seek(0)
+        # The classic builder: Debian's Engine comes without buildx.
+        steps = engine.api.build(
+            fileobj=context,
+            custom_context=True,
+            tag=tag,
+            rm=True,
+            forcerm=True,
+            network_mode="none",
+            buildargs={"BASE_IMAGE": base},
+            decode=True,
+            labels={"assay.image": "sandbox"},
+        )
+        _follow(steps)
+    if not _has_image(engine, tag):
+        raise BuildError(f"the Docker Engine built nothing under {tag}")
+
+
+def _follow(steps: Iterator[dict[str, Any]]) -> None:
+    """Show the builder's steps. Raises BuildError with the end of its output."""
+    output: list[str] = []
+    for step in steps:
+        text = str(step.get("stream", ""))
+        output = [*output, text][-40:]
+        if text.startswith("Step "):
+            _say(text.strip().splitlines()[0])
+        if "error" in step:
+            raise BuildError(f"the build failed: {step['error']}\n{''.join(output)}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line: prints the image's tag on stdout, progress on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m sandbox.image.build", description=build.__doc__)
+    parser.add_argument("--base-image", default="", help="an image with Python 3.11 to build on")
+    parser.add_argument("--force", action="store_true", help="build even where the image exists")
+    options = parser.parse_args(arguments)
+    try:
+        print(build(options.base_image, options.force))
+    except BuildError as error:
+        _say(f"cannot build the sandbox image: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
