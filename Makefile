@@ -46,23 +46,29 @@ engine-stop: ## Stop the Docker Engine that `make engine` or `make demo` started
 image: venv engine image-here ## Build the sandbox image
 
 image-here:
+	@echo "== Sandbox image"
 	@$(bin)/python -m sandbox.image.build
 
 lint: ## Ruff and shellcheck
+	@echo "== Lint"
 	@$(bin)/ruff check
 	@$(bin)/ruff format --check
 	@$(bin)/shellcheck -x infra/dev/*.sh .ci/run
 
 types: ## mypy --strict
+	@echo "== Types"
 	@$(bin)/mypy
 
 imports: ## Which room may import which (import-linter; the rules are in pyproject.toml)
-	@$(bin)/lint-imports
+	@echo "== Import rules"
+	@$(bin)/lint-imports --no-logo
 
 fast-tests: ## Tests that need no Docker Engine and little time
+	@echo "== Fast tests"
 	@$(bin)/pytest -m "not docker and not slow" $(PYTEST_FLAGS)
 
 all-tests:
+	@echo "== All tests"
 	@$(bin)/pytest $(PYTEST_FLAGS)
 
 fmt: venv-dev ## Format the code and mend what Ruff can mend
