@@ -1,0 +1,220 @@
+"""`assay …`: grading on the command line. A composition root: it chooses the sandbox.
+
+Exit codes: 0 done; 1 checked and found wanting (`verify`, `replay`); 2 bad usage; 3 a file
+that cannot be graded; 4 sandbox or infrastructure; 130 interrupted. What a command is asked
+for goes to stdout; progress, warnings and errors go to stderr.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+from pydantic import ValidationError
+
+from grading.challenge import Challenge, ChallengeError, catalogue, load_challenge
+from grading.controls import Controls, ControlsFailed
+from grading.engine import ASSAY_VERSION, GRADER_DIGEST, Submission, grade
+from grading.verdict import Report
+from sandbox.process import ProcessSandbox
+from sandbox.spec import Job, RunResult, Sandbox, SandboxUnavailable, StepListener
+from services.batch import ResultsError
+from services.commands import catalogue as about_challenges
+from services.commands import grading as about_grading
+from services.commands import reports as about_reports
+from services.commands.base import INFRASTRUCTURE, INTERRUPTED, Backend, Trouble, examples
+from services.intake import Refused
+from services.settings import Settings
+
+if TYPE_CHECKING:
+    from grading.verify import VerifyReport
+
+
+class LocalBackend:
+    """The real `Backend`: this machine's challenges, grader and sandboxes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._controls = Controls(settings.state_dir)
+
+    def catalogue(self) -> tuple[str, ...]:
+        """The slugs of all challenges."""
+        return catalogue()
+
+    def challenge(self, slug: str) -> Challenge:
+        """Load a challenge. Raises ChallengeError."""
+        return load_challenge(slug)
+
+    def docker_sandbox(self) -> Sandbox:
+        """The hardened sandbox. Raises SandboxUnavailable."""
+        from sandbox.docker import DockerSandbox  # its client takes a while to import
+
+        if self.settings.docker_host:
+            os.environ["DOCKER_HOST"] = self.settings.docker_host
+        return self._limited(DockerSandbox(image=self.settings.image or ""))
+
+    def process_sandbox(self) -> Sandbox:
+        """The sandbox that is none."""
+        return self._limited(ProcessSandbox())
+
+    def _limited(self, sandbox: Sandbox) -> Sandbox:
+        chosen = self.settings.chosen_limits()
+        return LimitedSandbox(sandbox, chosen) if chosen else sandbox
+
+    def prepare(self, challenge: Challenge, sandbox: Sandbox, listener: StepListener) -> None:
+        """See that the controls read right. Raises ControlsFailed, SandboxUnavailable."""
+        self._controls.ensure(challenge, sandbox, listener)
+
+    def grade(
+        self,
+        submission: Submission,
+        challenge: Challenge,
+        sandbox: Sandbox,
+        *,
+        secret_seed: str | None = None,
+        listener: StepListener | None = None,
+    ) -> Report:
+        """Grade one submission. Raises ControlsFailed, SandboxUnavailable."""
+        return grade(
+            submission,
+            challenge,
+            sandbox,
+            secret_seed=secret_seed,
+            listener=listener,
+            controls=self._controls,
+        )
+
+    def grader_digest(self) -> str:
+        """Which grader this is."""
+        return GRADER_DIGEST
+
+    def verify(
+        self,
+        challenge: Challenge,
+        sandbox: Sandbox,
+        *,
+        subsets: Literal["singles", "all"],
+        seeds: Sequence[str],
+        jobs: int,
+        progress: Callable[[int, int], None],
+    ) -> VerifyReport:
+        """Check a challenge against programs whose bugs are known."""
+        from grading.verify import verify  # for authors only
+
+        return verify(challenge, sandbox, subsets=subsets, seeds=seeds, jobs=jobs, progress=progress)
+
+
+class LimitedSandbox:
+    """A sandbox in which the limits that the operator set replace the challenge's."""
+
+    def __init__(self, inner: Sandbox, limits: Mapping[str, Any]) -> None:
+        self.name, self._inner, self._limits = inner.name, inner, limits
+
+    def run(self, job: Job, listener: StepListener | None = None) -> RunResult:
+        """Run the job under the operator's limits."""
+        limits = dataclasses.replace(job.limits, **self._limits)
+        return self._inner.run(dataclasses.replace(job, limits=limits), listener)
+
+    def cannot_hold(self) -> tuple[str, ...]:
+        """What the sandbox itself cannot hold."""
+        return self._inner.cannot_hold()
+
+    def image_identity(self) -> str:
+        """What the controls are remembered under: they must have passed under these limits."""
+        inner = getattr(self._inner, "image_identity", lambda: "")()
+        return f"{inner} {sorted(self._limits.items())}"
+
+
+class _Assay(click.Group):
+    """Turns every error into two lines and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command asked for."""
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
+            raise
+        except KeyboardInterrupt:
+            click.echo("assay: interrupted", err=True)
+            ctx.exit(INTERRUPTED)
+        except Exception as error:
+            backend: Backend | None = ctx.obj
+            if backend is not None and backend.settings.debug:
+                raise
+            raise _trouble(error) from error
+
+
+def _trouble(error: Exception) -> Trouble:
+    """The two lines for an error that a command let through."""
+    match error:
+        case ChallengeError():
+            return Trouble(str(error), "`assay challenges` lists them.")
+        case Refused():
+            return Trouble(str(error), "Split it into several batches.")
+        case ResultsError():
+            return Trouble(str(error), error.advice)
+        case SandboxUnavailable():
+            advice = "Is the Docker Engine running, and the image built (`make image`)?"
+            return Trouble(f"the sandbox is unavailable: {error}", advice, INFRASTRUCTURE)
+        case ControlsFailed():
+            words = f"the controls did not read right, so nothing is decided: {error}"
+            advice = (
+                "No fault of the submission. Rebuild the image, then try `assay verify` on the challenge."
+            )
+            return Trouble(words, advice, INFRASTRUCTURE)
+        case OSError():
+            return Trouble(str(error), "Check the path, its rights and the free space.", INFRASTRUCTURE)
+    words = f"internal error: {type(error).__name__}: {error}"
+    return Trouble(words, "ASSAY_DEBUG=1 shows where. Please report it.", INFRASTRUCTURE)
+
+
+def _load_settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = "ASSAY_" + "_".join(map(str, first["loc"])).upper().removeprefix("ASSAY_")
+        raise Trouble(f"{name}: {first['msg']}", "`assay settings` explains each setting.") from error
+
+
+@click.group(
+    cls=_Assay,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=examples(
+        "assay demo                                     the bundled samples, graded",
+        "assay grade mended.py --challenge spiral       one submission",
+        "assay batch inbox/ --challenge spiral          a folder or a zip of them",
+        "assay explain report.json 3                    one verdict in plain words",
+    ),
+)
+@click.version_option(ASSAY_VERSION, prog_name="assay")
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Grade PyTorch debugging interviews: which of the planted bugs are really fixed.
+
+    A submission runs in a sandbox; what it does, not what it says, decides.
+    """
+    if ctx.obj is None:
+        ctx.obj = LocalBackend(_load_settings())
+
+
+for _command in (
+    about_grading.grade,
+    about_grading.batch,
+    about_grading.demo,
+    about_reports.explain,
+    about_reports.replay,
+    about_reports.schema,
+    about_challenges.challenges,
+    about_challenges.show,
+    about_challenges.verify,
+    about_challenges.settings,
+):
+    main.add_command(_command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The commands of `assay`, by what they are about."""

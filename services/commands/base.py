@@ -1,0 +1,203 @@
+"""What the commands share: exit codes, errors in two lines, options, the way to a sandbox."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from grading.challenge import Challenge
+from grading.engine import Submission
+from grading.verdict import Report
+from sandbox.spec import Sandbox, SandboxUnavailable, StepListener
+from services.intake import UnusableFile, read_regular
+from services.render import inert
+from services.settings import Settings
+
+if TYPE_CHECKING:
+    from grading.verify import VerifyReport
+
+OK, WANTING, USAGE, UNUSABLE, INFRASTRUCTURE, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+_PIPED_COLUMNS = 110
+
+
+class Trouble(click.ClickException):
+    """What went wrong in one line and what to do about it in another."""
+
+    def __init__(self, problem: str, advice: str, exit_code: int = USAGE) -> None:
+        super().__init__(problem)
+        self.advice = advice
+        setattr(self, "exit_code", exit_code)  # noqa: B010  click types it as a class variable
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print both lines on stderr."""
+        click.echo(f"assay: {inert(self.message, 1000)}", err=True)
+        click.echo(f"       {inert(self.advice, 1000)}", err=True)
+
+
+class Backend(Protocol):
+    """Everything that the commands reach outside this room; tests hand in fakes."""
+
+    @property
+    def settings(self) -> Settings:
+        """What the operator chose."""
+        ...
+
+    def catalogue(self) -> tuple[str, ...]:
+        """The slugs of all challenges."""
+        ...
+
+    def challenge(self, slug: str) -> Challenge:
+        """Load a challenge. Raises ChallengeError."""
+        ...
+
+    def docker_sandbox(self) -> Sandbox:
+        """The hardened sandbox. Raises SandboxUnavailable."""
+        ...
+
+    def process_sandbox(self) -> Sandbox:
+        """The sandbox that is none."""
+        ...
+
+    def prepare(self, challenge: Challenge, sandbox: Sandbox, listener: StepListener) -> None:
+        """See that the controls read right. Raises ControlsFailed, SandboxUnavailable."""
+        ...
+
+    def grade(
+        self,
+        submission: Submission,
+        challenge: Challenge,
+        sandbox: Sandbox,
+        *,
+        secret_seed: str | None = None,
+        listener: StepListener | None = None,
+    ) -> Report:
+        """Grade one submission. Raises ControlsFailed, SandboxUnavailable."""
+        ...
+
+    def grader_digest(self) -> str:
+        """Which grader this is."""
+        ...
+
+    def verify(
+        self,
+        challenge: Challenge,
+        sandbox: Sandbox,
+        *,
+        subsets: Literal["singles", "all"],
+        seeds: Sequence[str],
+        jobs: int,
+        progress: Callable[[int, int], None],
+    ) -> VerifyReport:
+        """Check a challenge against programs whose bugs are known. `progress(done, total)`."""
+        ...
+
+
+def open_sandbox(backend: Backend, choice: str | None) -> Sandbox:
+    """The sandbox asked for; says on stderr when it is only good for trying out.
+
+    Raises:
+        SandboxUnavailable: Docker was asked for by name and does not answer.
+    """
+    choice = choice or backend.settings.sandbox
+    reason = ""
+    if choice != "process":
+        try:
+            return backend.docker_sandbox()
+        except SandboxUnavailable as error:
+            if choice == "docker":
+                raise
+            reason = f" (no Docker: {inert(str(error), 120)})"
+    warning = "for trying out only: the process sandbox does not isolate; never give it strangers' code"
+    click.echo(f"assay: {warning}{reason}", err=True)
+    return backend.process_sandbox()
+
+
+def jobs_at_a_time(backend: Backend, asked: int | None) -> int:
+    """How many gradings run at a time."""
+    return asked or backend.settings.jobs or os.cpu_count() or 1
+
+
+def read_submission(file: Path, max_bytes: int) -> tuple[bytes, UnusableFile | None]:
+    """The file's bytes, or why it is too large to have any.
+
+    Raises:
+        Trouble: it is not there, or not a file that can be read.
+    """
+    try:
+        return read_regular(file, max_bytes), None
+    except FileNotFoundError as error:
+        raise Trouble(f"there is no file {file}", "Check the path.") from error
+    except UnusableFile as error:
+        if error.size_bytes:
+            return b"", error
+        raise Trouble(f"{file} is {error}", error.advice, UNUSABLE) from error
+
+
+def stdout() -> Console:
+    """Where results go. Markup is off: no text of a submission can switch it on."""
+    piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(highlight=False, markup=False, emoji=False, width=_PIPED_COLUMNS if piped else None)
+
+
+def stderr() -> Console:
+    """Where progress goes."""
+    return Console(highlight=False, markup=False, emoji=False, stderr=True)
+
+
+def plain_table(*headings: str, right: Sequence[str] = ()) -> Table:
+    """A table without lines; the columns in `right` are set to the right."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
+    return table
+
+
+def print_json(data: object) -> None:
+    """JSON in plain ASCII, so that not even a bidi mark of a submission reaches a terminal."""
+    click.echo(json.dumps(data, indent=2))
+
+
+def report_json(report: Report) -> Any:
+    """A report as JSON values."""
+    return json.loads(report.model_dump_json())
+
+
+# --- options and help ------------------------------------------------------------------
+
+
+def examples(*commands: str) -> str:
+    """The end of a command's help. The backspace keeps click from joining the lines."""
+    return "\n".join(("\b", "Examples:", *(f"  {command}" for command in commands)))
+
+
+def sandbox_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--sandbox`."""
+    return click.option(
+        "--sandbox",
+        "choice",
+        type=click.Choice(("auto", "docker", "process")),
+        help="docker: the hardened container. process: a plain process, for trying out only. "
+        "auto (the default): Docker where an Engine answers.",
+    )(command)
+
+
+def challenge_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--challenge`."""
+    return click.option("--challenge", "slug", required=True, metavar="NAME", help="See `assay challenges`.")(
+        command
+    )
+
+
+def jobs_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--jobs`."""
+    help_text = "Gradings at a time. Default: one per processor."
+    return click.option("--jobs", type=click.IntRange(1, 256), metavar="N", help=help_text)(command)
