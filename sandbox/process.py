@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from sandbox.protocol import AgentLost, Conversation, Done, ProtocolError, Ready
+from sandbox.protocol import AgentLost, Conversation, Done, ProtocolError, Ready, check_job
 from sandbox.spec import Job, RunResult, RunStatus, RunTiming, SandboxUnavailable, StepListener
 
 AGENT = Path(__file__).parent / "image" / "agent.py"
@@ -70,19 +70,20 @@ class ProcessSandbox:
         Raises SandboxUnavailable where the agent did not start, died or broke the
         protocol, and ValueError where the job is not well formed.
         """
+        check_job(job)
         begun = time.monotonic()
         base = tempfile.mkdtemp(prefix="assay-")
         try:
             with tempfile.TemporaryFile() as diagnostics:
                 process = self._start(job, base, diagnostics.fileno())
                 try:
-                    return self._speak(job, listener, process, begun)
+                    return self._speak(job, listener, process, base, begun)
                 except (ProtocolError, OSError) as error:
                     diagnostics.seek(0)
                     text = diagnostics.read(DIAGNOSTIC_BYTES).decode(errors="replace").strip()
                     raise SandboxUnavailable(f"the agent's process failed: {error}. {text}") from error
                 finally:
-                    _end(process)
+                    _end(process, base)
         finally:
             shutil.rmtree(base, ignore_errors=True)
 
@@ -119,7 +120,12 @@ class ProcessSandbox:
             raise SandboxUnavailable(f"cannot start {sys.executable}: {error}") from error
 
     def _speak(
-        self, job: Job, listener: StepListener | None, process: subprocess.Popen[bytes], begun: float
+        self,
+        job: Job,
+        listener: StepListener | None,
+        process: subprocess.Popen[bytes],
+        base: str,
+        begun: float,
     ) -> RunResult:
         conversation = Conversation(PipeChannel(process))
         ready = conversation.await_ready(time.monotonic() + job.limits.start_time_s)
@@ -134,7 +140,7 @@ class ProcessSandbox:
             remarks = ("the agent did not answer within the job's wall time",)
         steps = conversation.results(job, RunStatus.TIME_LIMIT)
         teardown_begun = time.monotonic()
-        _end(process)
+        _end(process, base)
         timing = _timing(ready, done, start_s, time.monotonic() - teardown_begun)
         return RunResult(steps, timing, self.name, done.peak_memory_bytes, "", ready.versions, remarks)
 
@@ -170,25 +176,23 @@ def _environment(job: Job, base: str) -> dict[str, str]:
     return fixed | thread_environment(job.limits.cpu_count)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill the agent and what is left of its session, reap it, close the pipes."""
-    _kill_descendants(process.pid)
-    if process.poll() is None:  # unreaped, so its pid and group are still its own
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+def _end(process: subprocess.Popen[bytes], base: str) -> None:
+    """Kill the agent and every process of the job that it left, reap it, close the pipes."""
+    if process.poll() is None:  # unreaped, so its pid is still its own
+        process.kill()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=10)
+    _kill_strays(base)
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with contextlib.suppress(OSError):
                 pipe.close()
 
 
-def _kill_descendants(agent_pid: int) -> None:
-    """Kill the step of an agent that did not get to do it; none is left after `done`."""
-    children = Path(f"/proc/{agent_pid}/task/{agent_pid}/children")
-    with contextlib.suppress(OSError, ValueError):
-        for pid in map(int, children.read_text(encoding="ascii").split()):
-            _kill_descendants(pid)
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+def _kill_strays(base: str) -> None:
+    """Kill what an agent that died left behind: the processes that were started with the job's HOME."""
+    home = f"HOME={base}".encode()
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if home in Path("/proc", name, "environ").read_bytes().split(b"\0"):
+                os.kill(int(name), signal.SIGKILL)

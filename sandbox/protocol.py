@@ -308,19 +308,20 @@ class Conversation:
         deadline = time.monotonic() + job.limits.wall_time_s + GRACE_S
         self._reader.max_payload_bytes = max(job.limits.evidence_bytes, job.limits.output_tail_bytes)
         self._channel.send(frame, deadline)
-        handlers: dict[object, Callable[[_Fields, bytes], None]] = {
+        handlers: dict[str, Callable[[_Fields, bytes], None]] = {
             "begin": lambda fields, _: self._begin(job, fields, listener),
             "evidence": lambda fields, payload: self._evidence(job.limits, fields, payload),
             "end": lambda fields, payload: self._end(job, fields, payload, listener),
         }
         while True:
             header, payload = self._next(deadline)
-            if header.get("type") == "done":
-                return self._done(_Fields(header))
-            handler = handlers.get(header.get("type"))
-            if handler is None:
+            fields = _Fields(header)
+            kind = fields.text("type")
+            if kind == "done":
+                return self._done(fields)
+            if kind not in handlers:
                 raise ProtocolError("a frame of no known type")
-            handler(_Fields(header), payload)
+            handlers[kind](fields, payload)
 
     def results(self, job: Job, running: RunStatus, remark: str = "") -> tuple[StepResult, ...]:
         """Every step's result; a step cut off gets the status `running`, later ones NOT_RUN."""

@@ -576,6 +576,8 @@ class Ground:
 
     def prepare(self, submission: bytes) -> None:
         """Empty the writable directories and lay out the submission afresh."""
+        if not self.is_container:  # there it belongs to root, here a step may have locked it
+            os.chmod(self.base, 0o700)
         for path in self._writable:
             if os.path.isdir(path):
                 empty_directory(path)
