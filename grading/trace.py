@@ -216,9 +216,10 @@ def order_likeness(epochs: Sequence[Sequence[Matrix]]) -> tuple[float, float] | 
     about 2/n for independent ones. Batch mates kept is the share of pairs in one batch
     that share a batch again, beyond what chance gives. None when rows cannot be matched.
     """
-    numbered = _number_rows(epochs)
-    if numbered is None:
-        return None
+    ids: dict[bytes, int] = {}
+    numbered = [[np.array([ids.setdefault(r.tobytes(), len(ids)) for r in b]) for b in e] for e in epochs]
+    if len(ids) > 1.5 * max(sum(len(b) for b in epoch) for epoch in epochs):
+        return _aligned_likeness(epochs)
     order, mates = 0.0, 0.0
     for i, first in enumerate(numbered):
         for second in numbered[i + 1 :]:
@@ -227,24 +228,22 @@ def order_likeness(epochs: Sequence[Sequence[Matrix]]) -> tuple[float, float] | 
     return order, mates
 
 
-def _number_rows(epochs: Sequence[Sequence[Matrix]]) -> list[list[NDArray[np.int64]]] | None:
-    """Give each row an identity: its value, or the nearest row of the first epoch (augmentation)."""
-    ids: dict[bytes, int] = {}
-    numbered = [[np.array([ids.setdefault(r.tobytes(), len(ids)) for r in b]) for b in e] for e in epochs]
-    sizes = [sum(len(b) for b in epoch) for epoch in epochs]
-    if len(ids) <= 1.5 * max(sizes):
-        return numbered
-    base = np.concatenate(list(epochs[0]))
-    if len(base) > 4000 or any(b.shape[1] != base.shape[1] for e in epochs for b in e):
+def _aligned_likeness(epochs: Sequence[Sequence[Matrix]]) -> tuple[float, float] | None:
+    """For rows that change a little each time (augmentation): are those at the same place alike?
+
+    1 - (median distance of rows at the same place / of rows at unrelated places), for the
+    most alike pair of epochs, the second also read backwards.
+    """
+    joined = [np.concatenate(list(epoch)) for epoch in epochs]
+    if len({rows.shape for rows in joined}) != 1 or len(joined[0]) < 16:
         return None
-    spacing = base.std(axis=0).mean() / math.sqrt(max(len(base), 1))
-    matched = [[np.array([_nearest(base, r) for r in b]) for b in e] for e in epochs]
-    moved = np.median([np.abs(base[n] - r).max() for e, m in zip(epochs, matched, strict=True) for b, ns in zip(e, m, strict=True) for r, n in zip(b, ns, strict=True)])
-    return matched if moved < 2 * spacing else None
-
-
-def _nearest(base: Matrix, row: Matrix) -> int:
-    return int(((base - row) ** 2).sum(1).argmin())
+    likeness = 0.0
+    for i, first in enumerate(joined):
+        for second in joined[i + 1 :]:
+            unrelated = float(np.median(np.linalg.norm(first - np.roll(second, len(first) // 3, axis=0), axis=1)))
+            for other in (second, second[::-1]):
+                likeness = max(likeness, 1.0 - float(np.median(np.linalg.norm(first - other, axis=1))) / max(unrelated, 1e-12))
+    return max(likeness, 0.0), 0.0
 
 
 def _neighbours_kept(first: Sequence[NDArray[np.int64]], second: Sequence[NDArray[np.int64]]) -> float:

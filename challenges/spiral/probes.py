@@ -32,6 +32,7 @@ from grading.probes.program import attempt, call_with, number, pair, type_names
 from grading.probes.recorder import Recorder, StopProbe, describe
 
 CPU = torch.device("cpu")
+MODULE_LEVEL_FORWARDS = 8
 
 
 # -- sentinel -----------------------------------------------------------------------------
@@ -74,7 +75,7 @@ def sentinel_class(base: Any) -> type[nn.Module]:
             self.ballast_bytes = 0
             self.alive: dict[int, int] = {}
             self.seen: list[list[int]] = []
-            self.max_alive = self.max_old_alive = 0
+            self.max_alive = self.old_alive = 0
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             head = self.classifier[0]
@@ -90,8 +91,7 @@ def sentinel_class(base: Any) -> type[nn.Module]:
         def _weigh(self, scores: torch.Tensor) -> torch.Tensor:
             serial = len(self.seen)
             self.max_alive = max(self.max_alive, len(self.alive))
-            if serial >= 16:
-                self.max_old_alive = max(self.max_old_alive, sum(s < serial // 2 for s in self.alive))
+            self.old_alive = sum(s < serial // 2 for s in self.alive)
             return _Ballast.apply(scores, self.ballast_bytes, recorder.Token(serial, self.alive, 0))  # type: ignore[no-any-return, no-untyped-call]
 
     for attribute in ("__name__", "__qualname__", "__module__"):
@@ -162,7 +162,7 @@ def _call_leak(emit: Any, namespace: Any, make: Any, arrays: Any, params: Any) -
         _train(namespace, model, loader, nn.CrossEntropyLoss(), optimizer)
     finally:
         batches = len(model.seen)
-        emit("calls.leak", {"batches": batches, "max_alive": model.max_alive, "max_old_alive": model.max_old_alive})
+        emit("calls.leak", {"batches": batches, "max_alive": model.max_alive, "max_old_alive": model.old_alive})
 
 
 def _train(namespace: Any, model: Any, loader: Any, criterion: Any, optimizer: Any, extras: Any = None) -> Any:
@@ -188,7 +188,7 @@ def mini(context: Any) -> None:
         # Perhaps it insists on an accelerator that is not here: pretend, so that the rest is seen.
         captured.clear()
         _seed(context)
-        ghost = GhostDevice(program.SUBMISSION_NAME, available=False)
+        ghost = GhostDevice(program.SUBMISSION_NAME, available=True)
         namespace, trained = _watched_main(context, "mini.redirected", captured, ghost)
     emit = context.emit
     emit("mini.captured", {role: sorted(captured[role]) for role in captured})
@@ -228,6 +228,8 @@ def _watched_main(context: Any, name: str, captured: dict[str, Any], ghost: Any)
             def on_call(args: Any, kwargs: Any) -> None:
                 if role == "validate":
                     watch.note_validation()
+                else:
+                    torch.set_grad_enabled(True)  # a validation that left it off must not hide the rest
                 if role not in captured and callable(function):
                     captured[role] = program.bind_roles(function, args, kwargs)
 
@@ -314,7 +316,8 @@ def _force_scores(emit: Any, namespace: Any, captured: Any, context: Any) -> Non
     model = model.to(CPU)
     criterion = train.get("criterion") or validate.get("criterion") or nn.CrossEntropyLoss()
     val_criterion = validate.get("criterion") or criterion
-    x, y = context.arrays["forced_x"], context.arrays["forced_y"]
+    y = context.arrays["forced_y"]
+    x = _shown_rows(train.get("dataloader"), context.arrays["forced_x"])
     layer, classes = _score_layer(model, torch.from_numpy(x))
     if layer is None:
         emit("mini.forced", {"layer": None})
@@ -340,6 +343,17 @@ def _force_scores(emit: Any, namespace: Any, captured: Any, context: Any) -> Non
                     handle.remove()
                 rows.append([right, magnitude, returned, seen, validated])
     emit("mini.forced", {"layer": type(layer).__name__, "classes": classes, "rows": rows})
+
+
+def _shown_rows(loader: Any, fallback: np.ndarray) -> np.ndarray:
+    """As many input rows as `fallback` has, of the kind that the program's own loader gives."""
+    try:
+        batch = recorder._first_tensor(next(iter(loader)))
+        assert batch is not None and batch.dim() == 2
+        rows = batch.detach().float().numpy()
+        return np.resize(rows, (len(fallback), rows.shape[1]))
+    except Exception:  # no loader was seen, or it gives something else
+        return fallback
 
 
 def _quietly(action: Callable[[], Any]) -> float | None:
@@ -458,13 +472,9 @@ def real(context: Any) -> None:
     watch.snapshot_limit = params["max_snapshots"]
     data: dict[str, Any] = {}
     with watch:
-        namespace, error = program.load(context.submission_source, context.submission_path)
+        namespace = _load_without_training(context, watch)
         watch.wrap_classes(namespace)
-        problem: BaseException | None = error
-        if not any(row[4] for row in watch.forwards) and (error is None or callable(namespace.get("main"))):
-            problem = _real_main(context, watch, namespace, data)
-        elif problem is not None:
-            emit("real.error", {"in": "main", "call": 0, **describe(problem)})
+        problem = _real_main(context, watch, namespace, data)
         watch.take_snapshot()
         torch.set_grad_enabled(True)
         watch.finish()
@@ -594,16 +604,25 @@ def _seed(context: Any) -> None:
 
 
 def _load_without_training(context: Any, watch: Recorder | None = None) -> dict[str, Any]:
-    """Load the submission; a file that trains while it is loaded is cut short at its first forward."""
+    """Load the submission; a file that trains while it is loaded is cut short there.
+
+    A few forward passes at module level are a sanity check, many are the training itself.
+    """
+    forwards = 0
 
     def refuse(*_: Any) -> None:
-        raise StopProbe
+        nonlocal forwards
+        forwards += 1
+        if forwards > MODULE_LEVEL_FORWARDS:
+            raise StopProbe
 
     handle = None
     if watch is not None:
         watch.on_train_forward = refuse
     else:
-        handle = recorder.nn_module.register_module_forward_pre_hook(lambda m, a: refuse() if list(m.parameters()) else None)
+        handle = recorder.nn_module.register_module_forward_pre_hook(
+            lambda module, _: refuse() if type(module).__module__ == program.SUBMISSION_NAME else None
+        )
     try:
         namespace, error = program.load(context.submission_source, context.submission_path)
     finally:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils._device import DeviceContext, _device_constructors
 
 ACCELERATORS = ("cuda", "mps", "xpu")
 _COMPUTE = {"linear", "cross_entropy", "nll_loss", "batch_norm", "matmul", "addmm", "mm", "embedding"}
@@ -23,7 +24,7 @@ _MARK = "_assay_device"
 
 
 class GhostDevice(TorchFunctionMode):
-    """Redirects accelerator requests to the CPU and remembers them.
+    """Remembers accelerator requests; redirects them to the CPU when `available`, lets them fail when not.
 
     Args:
         source_name: the submission's `__name__`; frames whose globals carry it see the fake.
@@ -47,6 +48,7 @@ class GhostDevice(TorchFunctionMode):
 
     def __exit__(self, *exc: Any) -> None:
         super().__exit__(*exc)
+        torch.set_default_device(None)
         for restore in reversed(self.restorers):
             restore()
         self.restorers.clear()
@@ -108,16 +110,33 @@ class GhostDevice(TorchFunctionMode):
             self._answer(owner, name, constant(value))
         self._answer(torch.accelerator, "current_accelerator", constant(torch.device("cuda") if here else None))
         self._patch_generator()
+        if here:
+            self._patch_default_device()
 
     def _patch_generator(self) -> None:
-        original = torch.Generator
+        original, here = torch.Generator, self.available
 
         class Generator(original):  # type: ignore[misc, valid-type]
             def __new__(cls, device: Any = "cpu") -> Any:
-                return super().__new__(cls, "cpu" if _kind(device) in ACCELERATORS else device)
+                return super().__new__(cls, "cpu" if here and _kind(device) in ACCELERATORS else device)
 
         torch.Generator = Generator  # type: ignore[misc]
         self.restorers.append(lambda: setattr(torch, "Generator", original))
+
+    def _patch_default_device(self) -> None:
+        """`torch.set_default_device` and `with torch.device(...)` work below every mode: redirect there."""
+        original, ghost = DeviceContext.__torch_function__, self
+
+        def function(context: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            kind = context.device.type
+            if kind in ACCELERATORS and func in _device_constructors() and kwargs.get("device") is None:
+                ghost._request(kind)
+                return _mark(func(*args, **{**kwargs, "device": "cpu"}), kind)
+            return original(context, func, types, args, kwargs)
+
+        DeviceContext.__torch_function__ = function
+        self.restorers.append(lambda: setattr(DeviceContext, "__torch_function__", original))
 
     # -- the marks -----------------------------------------------------------------------
 
@@ -132,7 +151,7 @@ class GhostDevice(TorchFunctionMode):
             return func(*args, **kwargs)
         if name in ("cuda", "mps", "xpu") and args and isinstance(args[0], torch.Tensor):
             self._request("cuda")
-            return _mark(_copy(args[0]), "cuda")
+            return _mark(_copy(args[0]), "cuda") if self.available else func(*args, **kwargs)
         if name == "cpu" and args and isinstance(args[0], torch.Tensor):
             return func(*args, **kwargs).view_as(args[0]) if _marked(args[0]) else func(*args, **kwargs)
         if name == "to" and args and isinstance(args[0], torch.Tensor):
@@ -146,6 +165,8 @@ class GhostDevice(TorchFunctionMode):
         target = _kind(kwargs.get("device"))
         if target in ACCELERATORS:
             self._request(target)
+            if not self.available:
+                return func(*args, **kwargs)
             kwargs["device"] = "cpu"
             return _mark(func(*args, **kwargs), target)
         mark = self._mark_of(name, args, kwargs)
@@ -172,6 +193,11 @@ class GhostDevice(TorchFunctionMode):
     def _to(self, func: Any, args: Any, kwargs: Any) -> Any:
         source, rest = args[0], list(args[1:])
         target = _kind(kwargs.get("device"))
+        if not self.available:
+            asked = target or (_kind(rest[0]) if rest else None)
+            if asked in ACCELERATORS:
+                self._request(asked)
+            return func(source, *rest, **kwargs)
         if "device" in kwargs and target in ACCELERATORS:
             kwargs["device"] = "cpu"
         if rest:

@@ -71,6 +71,8 @@ class GradientLedger:
         self.backwards = 0
         self.updates_between = 0
         self.dirty_at_backward = 0
+        self.last_value: torch.Tensor | None = None
+        self.hand_updates: list[float] = []  # rms change of the last parameter between backward passes
 
     def _on_gradient(self, entry: dict[str, Any]) -> Callable[[torch.Tensor], None]:
         def hook(gradient: torch.Tensor) -> None:
@@ -80,6 +82,8 @@ class GradientLedger:
             first = entry is self.entries[0]
             self.backwards += first
             with torch.no_grad():
+                if entry is self.entries[-1]:
+                    self._note_change(parameter)
                 if entry["fresh"] is None:
                     held = parameter.grad
                     left_over = held is not None and bool(held.any())
@@ -104,6 +108,13 @@ class GradientLedger:
                         entry["fresh"].add_(gradient.detach())
 
         return hook
+
+    def _note_change(self, parameter: torch.Tensor) -> None:
+        if len(self.hand_updates) >= 64:
+            return
+        if self.last_value is not None:
+            self.hand_updates.append(float((parameter - self.last_value).float().pow(2).mean().sqrt()))
+        self.last_value = parameter.detach().clone()
 
     def pending(self) -> bool:
         """Whether gradients have arrived since the last comparison."""
@@ -198,8 +209,7 @@ class Recorder:
         self.ledger_model: int | None = None
         self.alive: dict[int, int] = {}
         self.epoch_serials: list[int] = []
-        self.max_alive = self.max_old_alive = self.epoch_forwards_max = 0
-        self.old_alive_ratio = 0.0
+        self.max_alive = self.max_old_alive = self.old_alive_now = self.epoch_forwards_max = 0
         self.max_past_epochs_alive = 0
         self.epoch = 0
         self.bonus: dict[str, int] = {}
@@ -453,10 +463,15 @@ class Recorder:
         self.snapshot_pending = False
         self.take_snapshot()
         self.max_past_epochs_alive = max(self.max_past_epochs_alive, len(self.alive))
+        self._fold_memory()
         self.epoch += 1
         self.epoch_serials = []
         if self.stop_after_epochs is not None and self.epoch >= self.stop_after_epochs:
             self.stop()
+
+    def _fold_memory(self) -> None:
+        self.max_old_alive = max(self.max_old_alive, self.old_alive_now)
+        self.old_alive_now = 0
 
     def take_snapshot(self) -> None:
         """Copy the trained model's state, at most `snapshot_limit` times."""
@@ -494,10 +509,8 @@ class Recorder:
         if seen >= 16 and seen % 8 == 0:
             middle = self.epoch_serials[seen // 2]
             first = self.epoch_serials[0]
-            old = sum(first <= s < middle for s in self.alive)
-            if old > self.max_old_alive:
-                self.max_old_alive = old
-                self.old_alive_ratio = old / (seen // 2)
+            # The newest count stands: a bounded window of kept graphs counts early on, not later.
+            self.old_alive_now = sum(first <= s < middle for s in self.alive)
         node = tensor.grad_fn
         if node is not None:
             node.metadata["assay"] = Token(serial, self.alive, self.epoch)
@@ -620,8 +633,7 @@ class Recorder:
     def _memory(self) -> dict[str, Any]:
         return {
             "max_alive": self.max_alive,
-            "max_old_alive": self.max_old_alive,
-            "old_alive_ratio": self.old_alive_ratio,
+            "max_old_alive": max(self.max_old_alive, self.old_alive_now),
             "epoch_forwards": self.epoch_forwards_max,
             "past_epochs_alive": self.max_past_epochs_alive,
         }
@@ -642,6 +654,7 @@ class Recorder:
                 "models": len(self.models),
                 "updates_between": ledger.updates_between if ledger else 0,
                 "dirty_at_backward": ledger.dirty_at_backward if ledger else 0,
+                "hand_updates": ledger.hand_updates if ledger else [],
                 "grad_enabled_after": torch.is_grad_enabled(),
                 **self._memory(),
             },
