@@ -27,7 +27,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,11 +45,14 @@ _POLL_S = 0.1
 
 
 class ResultsError(Exception):
-    """The results file cannot be read or written; `advice` says what to do."""
+    """The results file cannot be read or written; `advice` says what to do.
 
-    def __init__(self, problem: str, advice: str) -> None:
+    `disk` tells a disk that fails from a file that was badly chosen.
+    """
+
+    def __init__(self, problem: str, advice: str, *, disk: bool = False) -> None:
         super().__init__(problem)
-        self.advice = advice
+        self.advice, self.disk = advice, disk
 
 
 @dataclass(frozen=True)
@@ -84,15 +87,20 @@ class Done:
 
 @dataclass
 class Stop:
-    """How an interrupt reaches a batch: no new gradings, then, at once or in time, the end."""
+    """How an interrupt reaches a batch: no new gradings, then, at once or in time, the end.
+
+    Plain flags, because a signal handler sets them: taking an Event's lock there could
+    wait for the very code that it interrupted.
+    """
 
     grace_s: float
-    asked: threading.Event = field(default_factory=threading.Event)
-    at_once: threading.Event = field(default_factory=threading.Event)
+    asked: bool = False
+    at_once: bool = False
 
     def ask(self) -> None:
         """Ask once to finish what is under way; a second time to end without it."""
-        (self.at_once if self.asked.is_set() else self.asked).set()
+        self.at_once = self.asked
+        self.asked = True
 
 
 @dataclass(frozen=True)
@@ -231,10 +239,13 @@ def _disk_trouble(out: Path) -> Iterator[None]:
         raise ResultsError(
             f"{error.filename or out}: {error.strerror}",
             "Check the folder of --out, its rights and the free space.",
+            disk=True,
         ) from error
 
 
 def _read_results(out: Path) -> dict[str, Report]:
+    if not out.parent.is_dir():
+        raise ResultsError(f"there is no folder {out.parent}", "Make it, or choose another --out.")
     if not out.exists() and not out.is_symlink():
         return {}
     if out.is_symlink() or not out.is_file():
@@ -352,11 +363,12 @@ def run_batch(
     waiting: queue.SimpleQueue[Item] = queue.SimpleQueue()
     for item in items:
         waiting.put(item)
-    answers: queue.SimpleQueue[_Answer | None] = queue.SimpleQueue()  # None: a worker has ended
+    # None: a worker has ended. No SimpleQueue: an interrupted `get` of it can forget its timeout.
+    answers: queue.Queue[_Answer | None] = queue.Queue()
 
     def work() -> None:
         try:
-            while not stop.asked.is_set():
+            while not stop.asked:
                 answers.put(_grade(waiting.get_nowait(), grade_one, earlier))
         except queue.Empty:
             pass
@@ -373,18 +385,18 @@ def run_batch(
             done.append(answer.done)
             on_done(answer.done)
     finally:
-        stop.asked.set()
+        stop.asked = True
         results.compact()
     return Outcome(tuple(done), interrupted=len(done) < len(items))
 
 
-def _answers(answers: queue.SimpleQueue[_Answer | None], workers: int, stop: Stop) -> Iterator[_Answer]:
+def _answers(answers: queue.Queue[_Answer | None], workers: int, stop: Stop) -> Iterator[_Answer]:
     """The workers' answers until all have ended, or an interrupt's time of grace has."""
     deadline = None
     while workers:
-        if stop.asked.is_set() and deadline is None:
+        if stop.asked and deadline is None:
             deadline = time.monotonic() + stop.grace_s
-        if stop.at_once.is_set() or (deadline is not None and time.monotonic() > deadline):
+        if stop.at_once or (deadline is not None and time.monotonic() > deadline):
             return
         try:
             answer = answers.get(timeout=_POLL_S)

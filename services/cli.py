@@ -25,7 +25,7 @@ from services.batch import ResultsError
 from services.commands import catalogue as about_challenges
 from services.commands import grading as about_grading
 from services.commands import reports as about_reports
-from services.commands.base import INFRASTRUCTURE, INTERRUPTED, Backend, Trouble, examples
+from services.commands.base import INFRASTRUCTURE, INTERRUPTED, USAGE, Backend, Trouble, examples
 from services.intake import Refused
 from services.settings import Settings
 
@@ -155,7 +155,7 @@ def _trouble(error: Exception) -> Trouble:
         case Refused():
             return Trouble(str(error), "Split it into several batches.")
         case ResultsError():
-            return Trouble(str(error), error.advice)
+            return Trouble(str(error), error.advice, INFRASTRUCTURE if error.disk else USAGE)
         case SandboxUnavailable():
             advice = "Is the Docker Engine running, and the image built (`make image`)?"
             return Trouble(f"the sandbox is unavailable: {error}", advice, INFRASTRUCTURE)

@@ -87,6 +87,8 @@ def grade(
     """
     backend: Backend = ctx.obj
     challenge = backend.challenge(slug)
+    if out is not None and not out.parent.is_dir():
+        raise Trouble(f"there is no folder {out.parent}", "Make it, or choose another --out.")
     source, problem = read_submission(file, backend.settings.max_submission_bytes)
     sandbox = open_sandbox(backend, choice)
     submission = Submission(name=printable_name(file.name), source=source)
@@ -213,7 +215,7 @@ def _interrupts(stop: Stop) -> Iterator[None]:
     """As long as this lasts, SIGINT and SIGTERM ask the batch to stop."""
 
     def ask(_: int, __: FrameType | None) -> None:
-        if not stop.asked.is_set():
+        if not stop.asked:
             os.write(2, b"\nassay: stopping; waiting for the gradings under way (again to stop at once)\n")
         stop.ask()
 

@@ -1,0 +1,94 @@
+"""Nothing that a submission wrote can move, colour or hide anything on a terminal."""
+
+from __future__ import annotations
+
+import io
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from grading.challenge import load_challenge
+from services import render
+
+SPIRAL = load_challenge("spiral").manifest
+UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+HOSTILE = st.text(max_size=300) | st.text(
+    alphabet="\x1b\x07\x9b\r\n\b\t\u202e\u2066\u200b\ufeff\u2028\u0301[]/:abc \\", max_size=60
+)
+
+
+def printed(renderable: object) -> str:
+    """What a plain terminal without colours gets."""
+    stream = io.StringIO()
+    Console(file=stream, width=100, markup=False, emoji=False, highlight=False).print(renderable)
+    return stream.getvalue()
+
+
+def unsafe(text: str) -> set[str]:
+    return {character for character in text if unicodedata.category(character) in UNSAFE}
+
+
+@given(HOSTILE, st.integers(5, 500))
+def test_inert_text_is_one_safe_line_of_bounded_length(text, max_chars):
+    shown = render.inert(text, max_chars)
+    assert unsafe(shown) == set()
+    assert len(shown) <= max_chars
+
+
+@given(st.text(alphabet=st.characters(categories=("L", "N", "P", "S")), max_size=100))
+def test_inert_text_leaves_ordinary_words_alone(text):
+    assert render.inert(text) == text
+
+
+def test_long_text_ends_in_an_ellipsis():
+    assert render.inert("a" * 500) == "a" * 399 + "…"
+    assert render.inert(" " * 5000 + "a").endswith("…")
+
+
+def test_marks_do_not_pile_up():
+    assert render.inert("a" + "\u0301" * 50 + "b") == "a" + "\u0301" * 4 + "b"
+
+
+@settings(max_examples=60)
+@given(text=HOSTILE, name=HOSTILE)
+def test_no_report_reaches_the_terminal_unsafe(make_report, text, name):
+    forged = make_report(name, b"fixed=4 forged", text=text, run_error=text)
+    invalid = make_report(name, b"syntax", text=text)
+    for report in (forged, invalid):
+        assert unsafe(printed(render.full_report(report, SPIRAL))) <= {"\n"}
+        assert unsafe(printed(render.overview({name: report}))) <= {"\n"}
+        assert unsafe(render.one_liner(report)) == set()
+    assert unsafe(printed(render.explanation(forged, forged.bugs[0], text))) <= {"\n"}
+
+
+def test_rich_markup_of_a_submission_stays_text(make_report):
+    report = make_report("[bold red]x[/].py", text="[link=http://x]:smile:[/link]")
+    shown = printed(render.full_report(report, SPIRAL))
+    assert "[bold red]x[/].py" in shown
+    assert "[link=http://x]:smile:[/link]" in shown
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (b"fixed=8", "8/8 Strong Hire"),
+        (b"fixed=1", "1/8 No Hire"),
+        (b"fixed=2 forged", "2/8 Below Bar, tampering suspected"),
+        (b"", "invalid: the file is no program: what was seen"),
+    ],
+)
+def test_one_line_says_what_matters(make_report, source, words):
+    assert render.one_liner(make_report(source=source)) == words
+
+
+def test_the_tally_is_best_first(make_report):
+    reports = [make_report(source=source) for source in (b"", b"fixed=6", b"fixed=8", b"fixed=7")]
+    assert render.tally(reports) == "Strong Hire 1, Hire 2, invalid 1"
+
+
+def test_a_forgery_is_flagged_for_a_human(make_report):
+    shown = printed(render.full_report(make_report(source=b"fixed=8 forged"), SPIRAL))
+    assert "TAMPERING SUSPECTED for a human to confirm or dismiss: what was seen" in shown
