@@ -27,6 +27,7 @@ from services.batch import Done
 from services.render import inert, one_liner
 
 _SILENT_S = 1.0
+_RATE_PERIOD_S = 600.0  # a grading takes many seconds: rich's own 30 would see one or none
 
 
 class Listener(Protocol):
@@ -54,7 +55,7 @@ def steps(console: Console, title: str) -> Iterator[Listener]:
             count += phase == "end"
             progress.update(task, description=_plain_markup(f"{title}: {step} ({count} steps done)"))
 
-        listen("starting", "begin")
+        listen("starting the sandbox", "begin")
         yield listen
 
 
@@ -86,7 +87,7 @@ class _PlainSteps:
 
     def _print(self) -> None:
         elapsed_s = time.monotonic() - self._begun
-        line = f"{self._title}: {self._step or 'starting'} ({elapsed_s:.0f} s)"
+        line = f"{self._title}: {self._step or 'starting the sandbox'} ({elapsed_s:.0f} s)"
         self._console.print(Text(inert(line)), soft_wrap=True)
 
 
@@ -166,4 +167,10 @@ def _bar(console: Console) -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return Progress(
+        *columns,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        speed_estimate_period=_RATE_PERIOD_S,
+    )

@@ -167,7 +167,7 @@ def _rating(report: Report) -> Text:
 
 def _goal(report: Report, manifest: Manifest) -> Text:
     goal = report.goal
-    accuracy = "" if goal.accuracy is None else f", {goal.accuracy:.1%} after the last"
+    accuracy = "" if goal.accuracy is None else f", {100 * goal.accuracy:.1f} % after the last"
     wanted = f"  ({inert(manifest.goal.description)})"
     if goal.reached is None:
         return Text.assemble(("not measured", "yellow"), f": {inert(goal.evidence)}", wanted)

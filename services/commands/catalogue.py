@@ -115,15 +115,17 @@ def verify(
             challenge,
             sandbox,
             subsets="all" if all_subsets else "singles",
-            seeds=tuple(f"{number:064x}" for number in range(1, seeds + 1)),
+            seeds=tuple(str(number) for number in range(1, seeds + 1)),
             jobs=jobs_at_a_time(backend, jobs),
             progress=count,
         )
     if as_json:
         print_json(json.loads(found.model_dump_json()))
     else:
-        for failure in found.failures:
-            click.echo(f"wrong: {render.inert(str(failure), 2000)}")
+        for one in found.failures:
+            planted = ", ".join(one.planted) or "no bug"
+            why = "; ".join((*one.wrong, one.invalid_reason or "", *one.tampering_reasons)).strip("; ")
+            click.echo(f"wrong: {planted} planted, seed {one.seed}: {render.inert(why, 2000)}")
         click.echo(f"{found.runs} gradings, {len(found.failures)} wrong")
     ctx.exit(OK if found.passed else WANTING)
 

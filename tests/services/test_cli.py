@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from grading.controls import ControlsFailed
 from grading.verdict import Report
+from grading.verify import VerifyFailure
 from sandbox.spec import Job, Limits, RunResult, RunTiming, SandboxUnavailable, Step
 from services.cli import LimitedSandbox, main
 from services.settings import Settings
@@ -28,7 +29,7 @@ class TestGrade:
         assert result.stdout.count("✔ fixed") == 6
         assert result.stdout.count("✘ not fixed") == 2
         assert "Hire (6 of 8)" in result.stdout
-        assert "✔ reached in epoch 3, 97.0% after the last" in result.stdout
+        assert "✔ reached in epoch 3, 97.0 % after the last" in result.stdout
         assert "docker sandbox" in result.stdout
         assert "CPU 0.5 s, peak 256 MiB" in result.stdout
 
@@ -262,10 +263,13 @@ class TestChallenges:
         assert (asked["subsets"], len(set(asked["seeds"])), asked["jobs"]) == ("all", 3, 2)
 
     def test_verify_that_finds_a_wrong_verdict_is_1(self, desk):
-        desk.backend.verify_report = SimpleNamespace(passed=False, runs=9, failures=["bug 3 of {3}"])
+        failure = VerifyFailure(
+            planted=("lr",), seed="2", wrong=("lr: fixed",), invalid_reason=None, tampering_reasons=()
+        )
+        desk.backend.verify_report = SimpleNamespace(passed=False, runs=9, failures=[failure])
         result = desk("verify", "spiral")
         assert result.exit_code == 1
-        assert "wrong: bug 3 of {3}" in result.stdout
+        assert "wrong: lr planted, seed 2: lr: fixed\n" in result.stdout
 
     def test_demo_grades_every_sample_and_sums_up(self, desk, tmp_path):
         challenge = desk.backend.challenge("spiral")
