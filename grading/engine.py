@@ -86,6 +86,7 @@ def grade(
         return _unrun_report(submission, challenge, secrets, reason, sandbox.name, time.perf_counter() - began, queue_s)
     if controls is not None:
         controls.ensure(challenge, sandbox, listener)
+        began = time.perf_counter()  # the controls' time is the host's, not this submission's
     judge = load_judge(challenge)
     plan = judge.plan(secrets, challenge.manifest)
     run = sandbox.run(build_job(submission, challenge, plan, limits), listener)

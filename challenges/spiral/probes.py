@@ -538,9 +538,10 @@ def _answer_held_out(context: Any, watch: Recorder, data: dict[str, Any]) -> Non
     if model is None or not watch.snapshots:
         return
     arrays = context.arrays
-    expected = arrays["expected_val_x"]
-    seen = _first_validation_rows(watch, len(expected), data.get("x_val"))
-    mapping, fit = _affine(expected, data.get("x_val"), seen)
+    x_val = data.get("x_val")
+    raws = {"expected": arrays["expected_val_x"], "own": x_val if x_val is not None and x_val.ndim == 2 else None}
+    seen = _first_validation_rows(watch, len(arrays["expected_val_x"] if x_val is None else x_val))
+    aligned, seen, mapping = _align(raws, seen)
     held_out = arrays["held_out_x"].astype(np.float64)
     inputs = {"held_out": held_out @ mapping[:-1] + mapping[-1] if mapping is not None else None, "own": seen}
     answers: dict[str, np.ndarray] = {}
@@ -552,10 +553,9 @@ def _answer_held_out(context: Any, watch: Recorder, data: dict[str, Any]) -> Non
         x = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
         answers[name] = np.stack([_predict(model, state, x) for state in watch.snapshots])
     model.load_state_dict(training_state)
-    told = {"fit": fit, "snapshots": len(watch.snapshots)}
-    if seen is not None and data.get("y_val") is not None and len(data["y_val"]) == len(seen):
-        answers["own_labels"] = np.asarray(data["y_val"]).reshape(len(seen), -1)[:, 0].astype(np.int64)
-    context.emit("real.goal", told, answers)
+    if aligned == "own" and data.get("y_val") is not None and len(data["y_val"]) == len(data["x_val"]):
+        answers["own_labels"] = np.asarray(data["y_val"]).reshape(len(data["x_val"]), -1)[:, 0].astype(np.int64)
+    context.emit("real.goal", {"aligned": aligned, "snapshots": len(watch.snapshots)}, answers)
 
 
 def _predict(model: nn.Module, state: Any, x: torch.Tensor) -> np.ndarray:
@@ -566,31 +566,49 @@ def _predict(model: nn.Module, state: Any, x: torch.Tensor) -> np.ndarray:
     return output.argmax(1).to(torch.uint8).numpy()
 
 
-def _first_validation_rows(watch: Recorder, rows: int, x_val: np.ndarray | None) -> np.ndarray | None:
-    """The input rows of the program's first validation, in their order."""
-    wanted = rows if x_val is None else len(x_val)
+def _first_validation_rows(watch: Recorder, wanted: int) -> np.ndarray | None:
+    """The input rows of the program's first validation, in the order in which they were shown."""
     kept = watch.validation_rows
-    if not kept:
+    if not kept or len({rows.shape[1] for rows in kept}) != 1:
         return None
-    joined = np.concatenate(kept) if len({k.shape[1] for k in kept}) == 1 else None
-    return joined[:wanted] if joined is not None and len(joined) >= wanted else joined
+    joined = np.concatenate(kept)
+    return joined[:wanted] if len(joined) >= wanted else None
 
 
-def _affine(
-    expected: np.ndarray, own: np.ndarray | None, seen: np.ndarray | None
-) -> tuple[np.ndarray | None, float | None]:
-    """The map from raw spiral rows to what the model is shown: (3, d) with the offset last."""
-    if seen is None:
-        return None, None
-    for raw in (expected, own):
-        if raw is None or raw.ndim != 2 or len(raw) != len(seen) or raw.shape[1] != 2:
+def _align(
+    raws: dict[str, np.ndarray | None], seen: np.ndarray | None
+) -> tuple[str | None, np.ndarray | None, np.ndarray | None]:
+    """Which known rows the shown ones are, in the known order, and the affine map between them.
+
+    The map, shape (3, d) with the offset last, tells how fresh rows must be shown to the
+    model; None when the program derives features that are no affine map of the rows.
+    """
+    for name, raw in raws.items():
+        if seen is None or raw is None or len(raw) != len(seen):
             continue
-        design = np.hstack([raw.astype(np.float64), np.ones((len(raw), 1))])
-        mapping, *_ = np.linalg.lstsq(design, seen.astype(np.float64), rcond=None)
-        error = float(np.abs(design @ mapping - seen).max())
-        if error < 1e-3:
-            return mapping, error
-    return None, None
+        for order in (slice(None), _same_rows(raw, seen)):
+            if order is None:
+                continue
+            mapping = _affine(raw, seen[order]) if raw.shape[1] == 2 else None
+            if mapping is not None or _affine(seen[order], raw) is not None:
+                return name, seen[order], mapping
+    return None, None, None
+
+
+def _same_rows(raw: np.ndarray, seen: np.ndarray) -> np.ndarray | None:
+    """Where each row of `raw` stands in `seen`, for a shuffled validation loader."""
+    if raw.shape != seen.shape:
+        return None
+    places = {row.tobytes(): i for i, row in enumerate(np.ascontiguousarray(seen, dtype=np.float32))}
+    found = [places.get(row.tobytes(), -1) for row in np.ascontiguousarray(raw, dtype=np.float32)]
+    return None if -1 in found else np.array(found)
+
+
+def _affine(source: np.ndarray, target: np.ndarray) -> np.ndarray | None:
+    """The affine map from `source` to `target` rows, None unless it is exact."""
+    design = np.hstack([source.astype(np.float64), np.ones((len(source), 1))])
+    mapping, *_ = np.linalg.lstsq(design, target.astype(np.float64), rcond=None)
+    return mapping if float(np.abs(design @ mapping - target).max()) < 1e-3 else None
 
 
 # -- shared -------------------------------------------------------------------------------

@@ -110,6 +110,7 @@ class GhostDevice(TorchFunctionMode):
             self._answer(owner, name, constant(value))
         self._answer(torch.accelerator, "current_accelerator", constant(torch.device("cuda") if here else None))
         self._patch_generator()
+        self._patch_parameter()
         if here:
             self._patch_default_device()
 
@@ -122,6 +123,16 @@ class GhostDevice(TorchFunctionMode):
 
         torch.Generator = Generator  # type: ignore[misc]
         self.restorers.append(lambda: setattr(torch, "Generator", original))
+
+    def _patch_parameter(self) -> None:
+        """A parameter is made of a tensor's data without a torch function: carry the mark over."""
+        original = torch.Tensor._make_subclass
+
+        def make(cls: Any, data: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            return _mark(original(cls, data, *args, **kwargs), _marked(data))
+
+        torch.Tensor._make_subclass = staticmethod(make)  # type: ignore[method-assign, assignment]
+        self.restorers.append(lambda: setattr(torch.Tensor, "_make_subclass", staticmethod(original)))
 
     def _patch_default_device(self) -> None:
         """`torch.set_default_device` and `with torch.device(...)` work below every mode: redirect there."""
