@@ -68,7 +68,10 @@ SECCOMP = Path(__file__).parent / "image" / "seccomp.json"
 USER = "65534:65534"
 LABEL = "assay.sandbox"
 LABEL_EXPIRES = "assay.expires"  # Unix time after which nobody can be using the container
-OOM_SCORE_ADJ = 500  # the host's OOM killer prefers sandboxes; a step raises itself above its agent
+# The kernel shall kill sandboxes before the host's own processes, and a step, which raises
+# itself to 1000, before its agent: the distance, in thousandths of the memory limit, must
+# outweigh the agent's 300 MiB, or many small processes get the agent killed in their place.
+OOM_SCORE_ADJ = 100
 API_TIMEOUT_S = 30
 WAIT_TIMEOUT_S = 20.0
 STALE_S = 120  # an owner removes a container that has ended well before
@@ -104,6 +107,26 @@ def _template(limits: Limits, runtime: str) -> dict[str, Any]:
         "privileged": False,
         **({"runtime": runtime} if runtime else {}),
     }
+
+
+SHAPING = (
+    "memory_bytes",
+    "cpu_count",
+    "pids",
+    "tmp_bytes",
+    "tmp_inodes",
+    "shm_bytes",
+    "open_files",
+    "file_bytes",
+)
+
+
+def container_shape(limits: Limits) -> tuple[float, ...]:
+    """The limits that a container is made with; the others travel with the job.
+
+    Equal shapes mean that one warm container can serve either.
+    """
+    return tuple(getattr(limits, name) for name in SHAPING)
 
 
 def _seccomp() -> str:
@@ -289,8 +312,14 @@ class WarmContainer:
                 )
 
     def run(self, job: Job, listener: StepListener | None = None) -> RunResult:
-        """Run the job and destroy the container. Raises SandboxUnavailable, ValueError."""
+        """Run the job and destroy the container. Raises SandboxUnavailable, ValueError.
+
+        ValueError, before anything has happened, where the job is not well formed or asks
+        for a container of another shape.
+        """
         check_job(job)
+        if container_shape(job.limits) != container_shape(self.limits):
+            raise ValueError("the job's limits are not those that the container was made with")
         if self._conversation is None or self.ready is None or self._state is not None:
             raise SandboxUnavailable("the container is not ready for a job")
         failure: Exception | None = None
@@ -421,7 +450,7 @@ class DockerSandbox:
         return self.prepare(job.limits, job.label).run(job, listener)
 
     def prepare(self, limits: Limits, label: str = "", lifetime_s: float | None = None) -> WarmContainer:
-        """A started container with a warm agent, for one job with the same limits.
+        """A started container with a warm agent, for one job of the same `container_shape`.
 
         After `lifetime_s` (by default the job's own limits and a margin) `reap` may remove it.
         Raises SandboxUnavailable.

@@ -154,7 +154,8 @@ def _base(engine: Any, force: bool) -> str:
     with tempfile.TemporaryDirectory(dir=_build_dir()) as directory:
         archive = os.path.join(directory, "base.tar")
         excluded = [f"--dpkgopt=path-exclude={pattern}" for pattern in BASE_EXCLUDED]
-        # No mirror is named: mmdebstrap takes its own default and the machine's apt proxy.
+        # No mirror is named: mmdebstrap takes its own default, or what the machine's owner says.
+        mirror = [os.environ["ASSAY_DEBIAN_MIRROR"]] if os.environ.get("ASSAY_DEBIAN_MIRROR") else []
         _run(
             [
                 "mmdebstrap",
@@ -164,8 +165,10 @@ def _base(engine: Any, force: bool) -> str:
                 *excluded,
                 SUITE,
                 archive,
+                *mirror,
             ],
-            "it needs root and Debian's package archive; the end of its output:",
+            "it needs root and Debian's package archive (ASSAY_DEBIAN_MIRROR names another mirror); "
+            "the end of its output:",
         )
         with open(archive, "rb") as file:
             _import(engine, file, tag)
