@@ -783,7 +783,10 @@ class StepRun:
                 _close(pipe)
         self._account.oom_kills = oom_kills() - oom_before
         self._end(wall_s)
+        # A slow host's time, and the memory of what it has not read, must not meet the next step.
+        self._wire.flush(max(self._job_deadline, time.monotonic() + DEATH_S))
         if self._evidence.relayed_bytes > PIPE_BYTES:
+            del self._evidence
             return_free_memory()
 
     def _start(self) -> None:
