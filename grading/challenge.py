@@ -132,7 +132,7 @@ def load_challenge(slug: str, root: Path = CHALLENGES_ROOT) -> Challenge:
     folder = root / slug
     try:
         manifest = Manifest.model_validate(tomllib.loads((folder / "manifest.toml").read_text("utf-8")))
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValidationError) as error:
         raise ChallengeError(f"{folder / 'manifest.toml'}: {error}") from error
     return Challenge(manifest=manifest, folder=folder)
 

@@ -111,11 +111,14 @@ def _descriptor(entry: Any) -> tuple[str, str, tuple[int, ...]]:
     if not isinstance(entry, dict):
         raise EvidenceError("bad array descriptor")
     key, dtype, shape = entry.get("key"), entry.get("dtype"), entry.get("shape")
-    if not isinstance(key, str) or dtype not in _DTYPES or not isinstance(shape, list) or len(shape) > 8:
+    known = isinstance(key, str) and isinstance(dtype, str) and dtype in _DTYPES
+    if not known or not isinstance(shape, list) or len(shape) > 8:
         raise EvidenceError("bad array descriptor")
     if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n <= 1 << 28 for n in shape):
         raise EvidenceError("bad array shape")
-    return key, str(dtype), tuple(shape)
+    if math.prod(max(n, 1) for n in shape) > 1 << 40:  # an empty array of such a shape is still refused by numpy
+        raise EvidenceError("bad array shape")
+    return str(key), str(dtype), tuple(shape)
 
 
 def number(value: Any) -> float | None:
