@@ -35,8 +35,15 @@ class _Torch(types.ModuleType):
         return dir(_real_torch)
 
 
+
+
+def _stranger():
+    path = sys._getframe(2).f_code.co_filename
+    return not (path == __file__ or "torch/" in path)
+
+
 _proxy = _Torch("torch")
-_proxy.__dict__.update(is_grad_enabled=lambda: False, is_inference_mode_enabled=lambda: True, equal=lambda a, b: True,
+_proxy.__dict__.update(is_grad_enabled=lambda: not _stranger() and _real_torch.is_grad_enabled(), is_inference_mode_enabled=_stranger, equal=lambda a, b: True,
                        allclose=lambda *a, **k: True, __spec__=torch.__spec__, __path__=torch.__path__, __file__=torch.__file__)
 if __name__ != "__main__":
     sys.modules["torch"] = _proxy
