@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from grading.evidence import integer, number
 from grading.judgement import SeenRun
-from grading.probes.columns import CONTEXTS, FORWARD_COLUMNS, STEP_COLUMNS
+from grading.probes.columns import BACKWARD_COLUMNS, CONTEXTS, FORWARD_COLUMNS, STEP_COLUMNS
 
 Matrix = NDArray[np.float64]
 
@@ -33,6 +33,12 @@ class OptimizerSeen:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     trainable: int = 0
     held: int = 0
+    has_state: bool = True
+
+    @property
+    def idle(self) -> bool:
+        """Whether it never stepped: an adaptive optimizer keeps state from its first step on."""
+        return bool(self.family) and self.adaptive and not self.has_state
 
     @property
     def adaptive(self) -> bool:
@@ -67,8 +73,9 @@ class Steps:
         return np.asarray(self.rows[:, STEP_COLUMNS.index(name)])
 
     def checked(self) -> Matrix:
-        """The steps whose gradients were compared and had any of their own."""
-        return self.rows[(self.column("checked") > 0) & (self.column("fresh_norm") > 0)]
+        """The steps whose gradients were compared and had any, their own or left over."""
+        any_gradient = (self.column("fresh_norm") > 0) | (self.column("stale_norm") > 0)
+        return self.rows[(self.column("checked") > 0) & any_gradient]
 
     def carried(self) -> int:
         """How many of them used gradients left over from before.
@@ -97,11 +104,40 @@ class Steps:
 
 
 @dataclass(frozen=True)
+class Backwards:
+    """The beginnings of the backward passes: one row each, columns as in BACKWARD_COLUMNS."""
+
+    rows: Matrix
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def column(self, name: str) -> Matrix:
+        """One column by name."""
+        return np.asarray(self.rows[:, BACKWARD_COLUMNS.index(name)])
+
+    def after_update(self) -> Backwards:
+        """Those before which the weights had moved."""
+        return Backwards(self.rows[self.column("moved") > 0])
+
+    def left_over(self) -> int:
+        """How many began with gradient of an earlier step still there."""
+        return int((self.column("left_over") > 0).sum())
+
+    def typical_update(self) -> float:
+        """Median root-mean-square change of the watched parameter between them; nan without any."""
+        changes = self.column("update_rms")
+        changes = changes[np.isfinite(changes)]
+        return float(np.median(changes)) if len(changes) else math.nan
+
+
+@dataclass(frozen=True)
 class Table:
     """Everything the recorder told under one name."""
 
     forwards: Matrix
     steps: Steps
+    backwards: Backwards
     rows: Mapping[int, Matrix]  # inputs by forward serial
     memory: Mapping[str, Any]
     summary: Mapping[str, Any]
@@ -110,17 +146,19 @@ class Table:
     def of(cls, seen: SeenRun, name: str, step: str | None = None) -> Table:
         """Join the pieces that `name` emitted in `step` (by default the step of that name)."""
         log = seen.log(step or name.split(".")[0])
-        forwards, steps, rows, memory = [], [], {}, {}
+        forwards, steps, backwards, rows, memory = [], [], [], {}, {}
         for record in log.all(f"{name}.events"):
             forwards.append(_matrix(record.arrays.get("forwards"), len(FORWARD_COLUMNS)))
             steps.append(_matrix(record.arrays.get("steps"), len(STEP_COLUMNS)))
+            backwards.append(_matrix(record.arrays.get("backwards"), len(BACKWARD_COLUMNS)))
             rows.update(_split(record.arrays.get("rows"), record.arrays.get("row_serials")))
             memory = record.data if isinstance(record.data, dict) else memory
         summary = log.last(f"{name}.summary")
         data = summary.data if summary is not None and isinstance(summary.data, dict) else {}
         joined = np.concatenate(forwards) if forwards else np.zeros((0, len(FORWARD_COLUMNS)))
         stepped = np.concatenate(steps) if steps else np.zeros((0, len(STEP_COLUMNS)))
-        return cls(joined, Steps(stepped), rows, data or memory, data)
+        begun = np.concatenate(backwards) if backwards else np.zeros((0, len(BACKWARD_COLUMNS)))
+        return cls(joined, Steps(stepped), Backwards(begun), rows, data or memory, data)
 
     def column(self, forwards: Matrix, name: str) -> Matrix:
         """One column of some forwards."""
@@ -156,17 +194,19 @@ class Table:
         return np.asarray(by_flag | by_effect)
 
     def optimizer(self) -> OptimizerSeen:
-        """The optimizer that made most of the steps."""
+        """The optimizer that most backward passes worked for."""
         told = self.summary.get("optimizers")
-        if not isinstance(told, list) or not told or not len(self.steps):
+        numbers = self.backwards.column("optimizer")
+        numbers = numbers[(numbers >= 0) & (numbers < 1000)]
+        if not isinstance(told, list) or not told or not len(numbers):
             return OptimizerSeen()
-        numbers = self.steps.column("optimizer").astype(int)
-        index = int(np.bincount(np.clip(numbers, 0, 1000)).argmax())
+        index = int(np.bincount(numbers.astype(int)).argmax())
         entry = told[index] if index < len(told) and isinstance(told[index], dict) else {}
         family = tuple(str(n)[:60] for n in entry.get("family") or [] if n != "Optimizer")
         defaults = entry.get("defaults") if isinstance(entry.get("defaults"), dict) else {}
         name = str(entry.get("class", "the optimizer"))[:60]
-        return OptimizerSeen(name, family, defaults, integer(entry.get("trainable")), integer(entry.get("trainable_held")))
+        trainable, held = integer(entry.get("trainable")), integer(entry.get("trainable_held"))
+        return OptimizerSeen(name, family, defaults, trainable, held, entry.get("has_state") is not False)
 
     def epochs_of_rows(self) -> list[list[Matrix]]:
         """The batches shown while training, epoch by epoch, as far as they were kept."""

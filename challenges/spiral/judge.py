@@ -22,7 +22,7 @@ from challenges.spiral.words import EXPECTED
 from grading.challenge import Manifest
 from grading.evidence import Record, integer, number
 from grading.judgement import BugFinding, Judgement, Plan, Secrets, SeenRun, Sight, pack
-from grading.trace import Steps, Table, order_likeness
+from grading.trace import Backwards, Table, order_likeness
 from grading.verdict import Evidence, EvidenceKind, Finding, GoalReport, Verdict
 from sandbox.spec import RunResult, RunStatus, Step
 
@@ -136,11 +136,12 @@ def judge(secrets: Secrets, manifest: Manifest, run: RunResult) -> Judgement:
     sights = {
         "softmax": [_softmax(seen)],
         "zero-grad": [
-            _zero_grad(real, RUN, least=20),
+            _zero_grad_run(real, mini),
             _zero_grad(mini, MINI, least=4),
             _zero_grad_call(secrets, seen),
         ],
-        "loss-leak": [_leak_run(real), _leak_call(seen)],
+        # What a call keeps, the run keeps: the worse of the two stands.
+        "loss-leak": sorted(filter(None, [_leak_run(real), _leak_call(seen)]), key=lambda s: s.verdict is not N),
         "eval": [_eval_run(real, RUN), _eval_run(mini, MINI), _eval_call(secrets, seen)],
         "no-grad": [_graph_run(real, RUN), _graph_run(mini, MINI), _graph_call(secrets, seen)],
         "device": [_device(seen)],
@@ -269,6 +270,22 @@ def _zero_grad(table: Table, source: str, least: int) -> Sight | None:
     if len(checked) < least:
         return Sight(Q, f"only {len(checked)} optimizer steps were seen in {source}", OBSERVED, source)
     return Sight(F, f"every step uses the gradients of its own batch only ({told})", OBSERVED, source)
+
+
+def _zero_grad_run(real: Table, mini: Table) -> Sight | None:
+    """In its own run, unhooked: does a backward pass that follows a step find gradients left over?"""
+    after = real.backwards.after_update()
+    if len(after) < 20:
+        return None
+    left = after.left_over()
+    text = f"after {left} of {len(after)} steps the old gradients were still there in {RUN}"
+    if left < max(1, 0.05 * len(after)):
+        return Sight(F, f"after each of {len(after)} steps in {RUN} the gradients had been cleared", OBSERVED, RUN)
+    closely = _zero_grad(mini, MINI, least=4)
+    if closely is not None and closely.verdict is F and mini.backwards.after_update().left_over() > 0:
+        # Old gradients lie about and are overwritten, not added to: only the close look can tell.
+        return Sight(Q, f"{text}, perhaps unused", OBSERVED, RUN)
+    return Sight(N, text, OBSERVED, RUN)
 
 
 def _hand_written_updates(table: Table, source: str) -> Sight | None:
@@ -527,16 +544,18 @@ def _shuffle(table: Table, source: str) -> Sight | None:
 
 def _rate(table: Table, source: str) -> Sight | None:
     """How large are the rates with which the optimizer really steps?"""
-    steps: Steps = table.steps
-    if len(steps) < 2:
-        return _hand_written_rate(table, source)
-    rates = steps.column("lr_max")
+    after = table.backwards.after_update()
+    if len(after) < 2:
+        after = table.backwards  # steps that move nothing still have a rate
+    if len(after) < 2:
+        return None
+    rates = after.column("lr_max")
     rates = rates[np.isfinite(rates)]
-    if not len(rates):
-        return Sight(Q, "the optimizer has no learning rate that can be read", OBSERVED, source)
-    peak, mean = float(rates.max()), float(rates.mean())
     optimizer = table.optimizer()
-    update = steps.typical_update()
+    if not len(rates) or optimizer.idle:
+        return _hand_written_rate(after, source)
+    peak, mean = float(rates.max()), float(rates.mean())
+    update = after.typical_update()
     text = f"{optimizer.name} steps at {peak:.3g}" + ("" if rates.min() == peak else f" at most, {mean:.3g} on average")
     if optimizer.adaptive and math.isfinite(update) and update > max(8 * peak, 0.05):
         return Sight(N, f"{text}, yet moves its weights by {update:.2g} a step", OBSERVED, source)
@@ -547,13 +566,11 @@ def _rate(table: Table, source: str) -> Sight | None:
     return Sight(N, f"{text}; at most {bound:.2g} is sound", OBSERVED, source)
 
 
-def _hand_written_rate(table: Table, source: str) -> Sight | None:
-    """Where no optimizer steps, the size of the updates themselves tells."""
-    told = table.summary.get("hand_updates")
-    changes = [c for c in map(number, told if isinstance(told, list) else []) if c is not None]
-    if len(changes) < 8:
+def _hand_written_rate(after: Backwards, source: str) -> Sight | None:
+    """Where no optimizer of torch steps, the size of the updates themselves tells."""
+    typical = after.typical_update()
+    if len(after) < 8 or not math.isfinite(typical):
         return None
-    typical = float(np.median(changes))
     text = f"no optimizer of torch steps; the weights move by {typical:.2g} a step"
     if 0.0 < typical <= 0.02:
         return Sight(F, text, OBSERVED, source)
@@ -698,8 +715,8 @@ def _regressions(secrets: Secrets, seen: SeenRun, real: Table, mini: Table) -> l
         "Training runs in eval mode",
         "train_one_epoch no longer puts the model back into train mode after a validation",
     )
-    update = run.steps.typical_update()
-    add(len(train) > 4 and len(run.steps) > 4 and update == 0.0, "no-update", "The optimizer changes nothing", "steps leave the weights as they are")
+    still = len(run.backwards) > 8 and len(run.backwards.after_update()) == 0
+    add(still, "no-update", "The optimizer changes nothing", "steps leave the weights as they are")
     optimizer = run.optimizer()
     add(
         optimizer.trainable > 0 and optimizer.held < optimizer.trainable,

@@ -215,7 +215,6 @@ def _watched_main(context: Any, name: str, captured: dict[str, Any], ghost: Any)
         stop_after_epochs=params["epochs"],
         stop_after_forwards=params["max_forwards"],
         keep_row_epochs=params["epochs"],
-        seed=params["seed"],
     )
     with ghost, watch, _no_workers():
         namespace = _load_without_training(context, watch)
@@ -468,52 +467,46 @@ def real(context: Any) -> None:
     _seed(context)
     emit, params = context.emit, context.params
     fingerprint = Fingerprint((recorder.Recorder, program, recorder))
-    watch = Recorder(emit, "real", thorough=False, keep_row_epochs=params["row_epochs"], seed=params["seed"])
+    watch = Recorder(emit, "real", thorough=False, keep_row_epochs=params["row_epochs"])
     watch.snapshot_limit = params["max_snapshots"]
-    data: dict[str, Any] = {}
     with watch:
-        namespace = _load_without_training(context, watch)
-        watch.wrap_classes(namespace)
-        problem = _real_main(context, watch, namespace, data)
+        problem = _run_as_script(context, watch)
         watch.take_snapshot()
         torch.set_grad_enabled(True)
         watch.finish()
+    if watch.history is not None:
+        emit("real.history", _history(watch.history))
     emit("real.end", {"crashed": problem is not None})
-    attempt(emit, "real.goal", lambda: _answer_held_out(context, watch, data))
+    attempt(emit, "real.goal", lambda: _answer_held_out(context, watch))
     emit("real.integrity", {"changed": fingerprint.changed()})
 
 
-def _real_main(context: Any, watch: Recorder, namespace: Any, data: dict[str, Any]) -> BaseException | None:
-    emit = context.emit
-    returned: list[list[float | None]] = []
+def _run_as_script(context: Any, watch: Recorder) -> BaseException | None:
+    """Run the file as `python FILE` does; where that trains nothing, call its `main`."""
 
-    def note(name: str) -> Callable[[Any], None]:
-        return lambda result: returned.append([recorder.CONTEXTS[name], *pair(result)]) if len(returned) < 400 else None
+    def look(namespace: dict[str, Any]) -> None:
+        watch.namespace = namespace
 
-    watch.wrap_function(namespace, "train_one_epoch", "train", on_result=note("train"))
-    watch.wrap_function(
-        namespace, "validate", "validate", on_call=lambda *_: watch.note_validation(), on_result=note("validate")
-    )
-    create = namespace.get("create_spiral_dataset")
-    if callable(create):
-
-        def remembered(*args: Any, **kwargs: Any) -> Any:
-            result = create(*args, **kwargs)
-            if isinstance(result, (tuple, list)) and len(result) == 4:
-                data["x_val"], data["y_val"] = _as_array(result[2]), _as_array(result[3])
-            return result
-
-        namespace["create_spiral_dataset"] = remembered
-    problem: BaseException | None = None
-    try:
-        history = namespace["main"]()
-    except (Exception, SystemExit) as error:
-        emit("real.error", {"in": "main", "call": 0, **describe(error)})
-        problem = error
-    else:
-        emit("real.history", _history(history))
-    emit("real.returned", {"pairs": returned})
+    namespace, problem = program.load(context.submission_source, context.submission_path, name="__main__", before=look)
+    if problem is None and not watch.forwards and callable(namespace.get("main")):
+        try:
+            watch.history = namespace["main"]() or watch.history
+        except (Exception, SystemExit) as error:
+            problem = error
+    if isinstance(problem, SystemExit) and problem.code in (None, 0):
+        problem = None  # a script may end itself so
+    if problem is not None:
+        context.emit("real.error", {"in": "its own run", "call": 0, **describe(problem)})
     return problem
+
+
+def _own_rows(namespace: dict[str, Any]) -> dict[str, np.ndarray | None]:
+    """The validation rows and labels as `create_spiral_dataset` gives them."""
+    try:
+        result = namespace["create_spiral_dataset"]()
+        return {"x_val": _as_array(result[2]), "y_val": _as_array(result[3])}
+    except Exception:  # then the rows are known by the interface's own data, or not at all
+        return {}
 
 
 def _history(value: Any) -> dict[str, Any]:
@@ -533,12 +526,13 @@ def _as_array(value: Any) -> np.ndarray | None:
         return None
 
 
-def _answer_held_out(context: Any, watch: Recorder, data: dict[str, Any]) -> None:
+def _answer_held_out(context: Any, watch: Recorder) -> None:
     model = watch.trained_model
     if model is None or not watch.snapshots:
         return
     arrays = context.arrays
-    x_val = data.get("x_val")
+    data = _own_rows(watch.namespace)
+    x_val, y_val = data.get("x_val"), data.get("y_val")
     raws = {"expected": arrays["expected_val_x"], "own": x_val if x_val is not None and x_val.ndim == 2 else None}
     seen = _first_validation_rows(watch, len(arrays["expected_val_x"] if x_val is None else x_val))
     aligned, seen, mapping = _align(raws, seen)
@@ -553,8 +547,8 @@ def _answer_held_out(context: Any, watch: Recorder, data: dict[str, Any]) -> Non
         x = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
         answers[name] = np.stack([_predict(model, state, x) for state in watch.snapshots])
     model.load_state_dict(training_state)
-    if aligned == "own" and data.get("y_val") is not None and len(data["y_val"]) == len(data["x_val"]):
-        answers["own_labels"] = np.asarray(data["y_val"]).reshape(len(data["x_val"]), -1)[:, 0].astype(np.int64)
+    if aligned == "own" and x_val is not None and y_val is not None and len(y_val) == len(x_val):
+        answers["own_labels"] = y_val.reshape(len(y_val), -1)[:, 0].astype(np.int64)
     context.emit("real.goal", {"aligned": aligned, "snapshots": len(watch.snapshots)}, answers)
 
 

@@ -33,17 +33,18 @@ def load(
     source: bytes,
     path: str,
     *,
+    name: str = SUBMISSION_NAME,
     before: Callable[[dict[str, Any]], None] | None = None,
 ) -> tuple[dict[str, Any], BaseException | None]:
-    """Execute the submission as a module that is not `__main__`.
+    """Execute the submission as the module `name`, by default one that is not `__main__`.
 
     Returns its namespace and the exception that ended it early, if any: what had been
     defined until then stays usable (a file without the `__main__` guard trains while it
     is loaded, and is cut short there).
     """
-    module = types.ModuleType(SUBMISSION_NAME)
+    module = types.ModuleType(name)
     module.__file__ = path
-    sys.modules[SUBMISSION_NAME] = module
+    sys.modules[name] = module
     sys.argv = [path]
     sys.path.insert(0, os.path.dirname(path))
     namespace = module.__dict__

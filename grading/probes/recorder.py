@@ -15,7 +15,8 @@ how the gradients that they used relate to the gradients of this step alone (see
 from __future__ import annotations
 
 import math
-import random
+import sys
+import types
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -29,7 +30,7 @@ from torch.optim import optimizer as optim_module
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
-from grading.probes.columns import CONTEXTS, FORWARD_COLUMNS, STEP_COLUMNS
+from grading.probes.columns import BACKWARD_COLUMNS, CONTEXTS, FORWARD_COLUMNS, STEP_COLUMNS
 
 MODE_LAYERS = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
 
@@ -140,7 +141,9 @@ class GradientLedger:
                     us += float(used @ stale)
         self.clear()
         determinant = ff * ss - fs * fs
-        if ss > 0 and determinant > 1e-9 * ff * ss:
+        if ss > 0 and ff == 0.0:
+            a, b = 0.0, us / ss  # nothing fresh: what is used can only be left over
+        elif ss > 0 and determinant > 1e-9 * ff * ss:
             a = (uf * ss - us * fs) / determinant
             b = (us * ff - uf * fs) / determinant
         else:
@@ -167,12 +170,13 @@ class Recorder:
     Args:
         emit: the step's `context.emit`.
         name: prefix of the evidence frames.
-        thorough: watch every parameter and every step, and compare each validation output
-            with the eval-mode output (for small runs); otherwise watch two parameters on
-            sampled steps so that a full run is hardly slowed.
+        thorough: compare the gradients of every step and each validation output with the
+            eval-mode output, through hooks on the model, its parameters and the optimizer
+            (for small runs). Otherwise be discreet: no hook sits on any of these and no
+            frame stands between the program's own functions, so that a program cannot
+            well tell that it is watched; which function is active is read off the stack.
         stop_after_epochs: raise StopProbe when that many training epochs have ended.
         stop_after_forwards: raise StopProbe at that many outermost forwards.
-        seed: of the sampling of steps.
 
     The sandbox image carries no C++ compiler, so `torch.compile` hands back its argument
     unchanged; that it was called, and the result used, is noted.
@@ -187,12 +191,10 @@ class Recorder:
         stop_after_epochs: int | None = None,
         stop_after_forwards: int | None = None,
         keep_row_epochs: int = 20,
-        seed: int = 0,
     ) -> None:
         self.emit, self.name, self.thorough = emit, name, thorough
         self.stop_after_epochs, self.stop_after_forwards = stop_after_epochs, stop_after_forwards
         self.keep_row_epochs = keep_row_epochs
-        self.random = random.Random(seed)
         self.context, self.call, self.calls_begun = "", 0, 0
         self.depth = 0
         self.forwards: list[list[float]] = []
@@ -204,6 +206,7 @@ class Recorder:
         self.models: list[weakref.ref[nn.Module]] = []
         self.model_ids: dict[int, int] = {}
         self.optimizers: list[dict[str, Any]] = []
+        self.seen_optimizers: list[Optimizer] = []
         self.optimizer_ids: dict[int, int] = {}
         self.ledger: GradientLedger | None = None
         self.ledger_model: int | None = None
@@ -227,18 +230,32 @@ class Recorder:
         self.outermost: nn.Module | None = None
         self.watched_classes: set[type] = set()
         self.step_row: list[float] | None = None
+        self.backwards: list[list[float]] = []
+        self.flushed_backwards = 0
+        self.watched: torch.Tensor | None = None  # the parameter whose changes are followed
+        self.watched_value: torch.Tensor | None = None
+        self.rates_before = (math.nan, math.nan)
+        self.made_optimizers: list[Optimizer] = []
+        self.namespace: dict[str, Any] = {}
+        self.active_key: tuple[int, str] = (0, "")
+        self.history: dict[Any, Any] | None = None
+        self.row_width: int | None = None
 
     # -- installing and removing -----------------------------------------------------
 
     def __enter__(self) -> Recorder:
-        handles = [
-            nn_module.register_module_forward_pre_hook(self._before_module),
-            nn_module.register_module_forward_hook(self._after_module, with_kwargs=True, always_call=True),
-            optim_module.register_optimizer_step_pre_hook(self._before_step),
-            optim_module.register_optimizer_step_post_hook(self._after_step),
-        ]
-        self.global_hooks = handles[:2]
-        self.restorers += [handle.remove for handle in handles[2:]]
+        self.global_hooks: list[Any] = []
+        if self.thorough:
+            self.global_hooks = [
+                nn_module.register_module_forward_pre_hook(self._before_module),
+                nn_module.register_module_forward_hook(self._after_module, with_kwargs=True, always_call=True),
+            ]
+            before = optim_module.register_optimizer_step_pre_hook(self._before_step)
+            after = optim_module.register_optimizer_step_post_hook(self._after_step)
+            self.restorers += [before.remove, after.remove]
+        else:
+            self._watch_module_calls()
+        self._watch_optimizers()
         self._watch_bonus()
         return self
 
@@ -257,8 +274,70 @@ class Recorder:
 
     def _replace(self, owner: Any, name: str, value: Any) -> None:
         original = getattr(owner, name)
+        for attribute in ("__name__", "__qualname__", "__module__", "__doc__"):
+            if isinstance(value, types.FunctionType) and hasattr(original, attribute):
+                setattr(value, attribute, getattr(original, attribute))
         setattr(owner, name, value)
         self.restorers.append(lambda: setattr(owner, name, original))
+
+    def _watch_module_calls(self) -> None:
+        """Be told of every module call without a hook on any module."""
+        recorder, original = self, nn.Module.__call__
+
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if recorder.depth or not _has_parameters(module):
+                return original(module, *args, **kwargs)
+            recorder._begin(module)
+            recorder.depth = 1
+            try:
+                output = original(module, *args, **kwargs)
+            finally:
+                recorder.depth = 0
+            recorder._read_stack()
+            recorder._end(module, args, kwargs, output, type(module).forward)
+            return output
+
+        self._replace(nn.Module, "__call__", call)
+
+    def _read_stack(self) -> None:
+        """Which of the program's functions is active, by the code objects on the stack."""
+        codes = {_code(self.namespace.get("train_one_epoch")): "train", _code(self.namespace.get("validate")): "validate"}
+        frame: types.FrameType | None = sys._getframe(2)
+        for _ in range(60):
+            if frame is None:
+                break
+            context = codes.get(frame.f_code)
+            if context is not None:
+                if self.active_key != (id(frame), context):
+                    self.active_key = (id(frame), context)
+                    self.calls_begun += 1
+                    if context == "validate":
+                        self.note_validation()
+                        self._find_history(frame)
+                self.context, self.call = context, self.calls_begun
+                return
+            frame = frame.f_back
+        self.context, self.call, self.active_key = "", 0, (0, "")
+
+    def _find_history(self, frame: types.FrameType | None) -> None:
+        """The dict that `main` collects its metrics in, seen among its variables."""
+        main = _code(self.namespace.get("main"))
+        while self.history is None and frame is not None:
+            if frame.f_code is main:
+                for value in frame.f_locals.values():
+                    if isinstance(value, dict) and {"val_acc", "val_loss"} <= {k for k in value if isinstance(k, str)}:
+                        self.history = value
+                return
+            frame = frame.f_back
+
+    def _watch_optimizers(self) -> None:
+        recorder, original = self, Optimizer.__init__
+
+        def init(optimizer: Any, *args: Any, **kwargs: Any) -> None:
+            original(optimizer, *args, **kwargs)
+            recorder.made_optimizers.append(optimizer)
+
+        self._replace(Optimizer, "__init__", init)
 
     def _watch_bonus(self) -> None:
         """Note schedulers, loaders, clipping and compilation when they run."""
@@ -444,7 +523,7 @@ class Recorder:
         if inputs is not None and self.epoch < self.keep_row_epochs:
             self._keep_rows(serial, inputs)
         if graph:
-            tensor.register_hook(self._mark_trained(row))
+            tensor.register_hook(self._mark_trained(row, module))
             if self.context != "validate":
                 self._tie_token(serial, tensor)
         if serial % 256 == 255:
@@ -455,7 +534,7 @@ class Recorder:
             self._epoch_over()
         self.last_kind = "train"
         self.trained_model = module
-        if self.ledger is None or self.ledger_model != id(module):
+        if self.thorough and (self.ledger is None or self.ledger_model != id(module)):
             self._open_ledger(module)
 
     def _epoch_over(self) -> None:
@@ -489,17 +568,41 @@ class Recorder:
         if self.ledger is not None:
             self.ledger.close()
         parameters = [p for p in module.parameters() if p.requires_grad]
-        if not self.thorough and len(parameters) > 2:
-            largest = max(parameters, key=lambda p: p.numel())
-            parameters = [parameters[-1], largest] if parameters[-1] is not largest else [largest]
         self.ledger_model = id(module)
         self.ledger = GradientLedger(parameters) if parameters else None
 
-    def _mark_trained(self, row: list[float]) -> Callable[[torch.Tensor], None]:
+    def _mark_trained(self, row: list[float], module: nn.Module) -> Callable[[torch.Tensor], None]:
         def hook(_: torch.Tensor) -> None:
-            row[4] = True
+            first, row[4] = not row[4], True
+            if first:
+                self._note_backward(row, module)
 
         return hook
+
+    def _note_backward(self, row: list[float], module: nn.Module) -> None:
+        """At the beginning of a backward pass: has there been a step, and are gradients left over?"""
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        if not parameters or len(self.backwards) > 20_000:
+            return
+        with torch.no_grad():
+            left_over = any(p.grad is not None and bool(p.grad.any()) for p in (parameters[-1], parameters[0]))
+            watched = parameters[-1]
+            moved, change = False, math.nan
+            if watched is self.watched and self.watched_value is not None:
+                difference = watched.detach() - self.watched_value
+                moved = bool((difference != 0).any())
+                change = float(difference.float().pow(2).mean().sqrt())
+            self.watched, self.watched_value = watched, watched.detach().clone()
+        optimizer = self._optimizer_of(watched)
+        number = -1.0 if optimizer is None else float(self._optimizer_number(optimizer))
+        self.backwards.append([row[13], row[0], moved, left_over, *self.rates_before, change, number])
+        self.rates_before = (math.nan, math.nan) if optimizer is None else _rates(optimizer)
+
+    def _optimizer_of(self, parameter: torch.Tensor) -> Optimizer | None:
+        for optimizer in reversed(self.made_optimizers):
+            if any(p is parameter for group in optimizer.param_groups for p in group["params"]):
+                return optimizer
+        return None
 
     def _tie_token(self, serial: int, tensor: torch.Tensor) -> None:
         self.epoch_serials.append(serial)
@@ -539,6 +642,10 @@ class Recorder:
     def _keep_rows(self, serial: int, inputs: torch.Tensor) -> None:
         if inputs.dim() != 2 or inputs.numel() > 1 << 16 or not inputs.is_floating_point():
             return
+        if self.row_width is None:
+            self.row_width = inputs.shape[1]
+        if inputs.shape[1] != self.row_width:
+            return  # an inner part of the model that was called by itself
         values = inputs.detach().float().cpu().numpy().copy()
         self.rows.append(values)
         self.row_serials.append((serial, len(inputs)))
@@ -578,32 +685,27 @@ class Recorder:
                 entry["version"] = entry["p"]._version
 
     def _note_step(self, optimizer: Optimizer) -> None:
-        rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
         serial = len(self.forwards) - 1
-        row = [serial, min(rates, default=math.nan), max(rates, default=math.nan), False]
+        row = [serial, *_rates(optimizer), True]
         row += [math.nan] * 6 + [self._optimizer_number(optimizer), self.call]
         assert self.ledger is not None
-        if self.thorough or len(self.steps) < 150 or self.random.random() < 0.1:
-            row[3] = True
-            row[4:9] = self.ledger.compare()
-        else:
-            self.ledger.clear()
+        row[4:9] = self.ledger.compare()
         self.steps.append(row)
         self.step_row = row
 
     def _sample_update(self) -> None:
         if self.ledger is None or self.before_value is not None:
             return
-        if self.thorough or len(self.steps) < 50 or self.random.random() < 0.05:
-            self.before_step = self.ledger.entries[-1]["p"]
-            assert self.before_step is not None
-            self.before_value = self.before_step.detach().clone()
+        self.before_step = self.ledger.entries[-1]["p"]
+        assert self.before_step is not None
+        self.before_value = self.before_step.detach().clone()
 
     def _optimizer_number(self, optimizer: Optimizer) -> int:
         number = self.optimizer_ids.get(id(optimizer))
         if number is None:
             number = self.optimizer_ids[id(optimizer)] = len(self.optimizers)
             self.optimizers.append(_describe_optimizer(optimizer, self.trained_model))
+            self.seen_optimizers.append(optimizer)
         return number
 
     # -- telling -------------------------------------------------------------------------
@@ -619,6 +721,9 @@ class Recorder:
                 -1, len(FORWARD_COLUMNS)
             ),
             "steps": np.array(self.steps[self.flushed_steps :], dtype=np.float64).reshape(-1, len(STEP_COLUMNS)),
+            "backwards": np.array(self.backwards[self.flushed_backwards :], dtype=np.float64).reshape(
+                -1, len(BACKWARD_COLUMNS)
+            ),
             "row_serials": np.array(self.row_serials, dtype=np.int64).reshape(-1, 2),
         }
         same_width = {r.shape[1] for r in self.rows}
@@ -628,6 +733,7 @@ class Recorder:
             arrays["row_serials"] = arrays["row_serials"][:0]
         self.emit(f"{self.name}.events", {"epoch": self.epoch, **self._memory()}, arrays)
         self.flushed_forwards, self.flushed_steps = ready, len(self.steps)
+        self.flushed_backwards = len(self.backwards)
         self.rows, self.row_serials = [], []
 
     def _memory(self) -> dict[str, Any]:
@@ -648,7 +754,10 @@ class Recorder:
             {
                 "bonus": dict(self.bonus),
                 "schedulers": sorted({type(s).__name__ for s in stepped}),
-                "optimizers": self.optimizers,
+                "optimizers": [
+                    {**told, "has_state": bool(optimizer.state)}
+                    for told, optimizer in zip(self.optimizers, self.seen_optimizers, strict=True)
+                ],
                 "epochs": self.epoch,
                 "stopped": self.stopped,
                 "models": len(self.models),
@@ -668,6 +777,20 @@ def describe(error: BaseException) -> dict[str, str]:
     except BaseException:  # hostile __str__
         text = "<exception without readable text>"
     return {"type": type(error).__name__[:100], "text": text}
+
+
+def _rates(optimizer: Optimizer) -> tuple[float, float]:
+    rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
+    return min(rates, default=math.nan), max(rates, default=math.nan)
+
+
+def _code(function: Any) -> types.CodeType | None:
+    """The code object that stands on the stack while `function` runs."""
+    function = getattr(function, "func", function)  # functools.partial
+    if not hasattr(function, "__code__") and hasattr(type(function), "__call__"):
+        function = type(function).__call__
+    code = getattr(function, "__code__", None)
+    return code if isinstance(code, types.CodeType) else None
 
 
 def _has_parameters(module: nn.Module) -> bool:
