@@ -1,0 +1,51 @@
+"""Programs in random fix styles, right and fake: nothing false in either direction."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from typing import TYPE_CHECKING
+
+import pytest
+
+from challenges.spiral.styles import BUG_IDS, random_choice, styles_of
+from challenges.spiral.styles import compose as composed
+from grading.verdict import Verdict
+
+if TYPE_CHECKING:
+    from tests.challenges.conftest import Grade
+
+PROGRAMS = 60
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_programs_in_random_styles_are_never_misread(grade: Grade) -> None:
+    """To reproduce, put the seed that is printed in the place of the fresh one."""
+    seed = secrets.token_hex(8)
+    print(f"seed of the styles: {seed}")
+    rng = random.Random(seed)
+    wrong, undecided = [], 0
+    for number in range(PROGRAMS):
+        choice = random_choice(rng)
+        report = grade(composed(choice), seed=f"{seed}/{number}", epochs=5)
+        assert report.outcome == "graded", report.invalid_reason
+        for bug in report.bugs:
+            style = choice[bug.id]
+            undecided += bug.verdict is Verdict.INCONCLUSIVE
+            if bug.verdict is (Verdict.NOT_FIXED if style.right else Verdict.FIXED):
+                names = " ".join(f"{s.bug}/{s.name}" for s in choice.values())
+                wrong.append(
+                    f"{style.bug}/{style.name}: {bug.verdict}, {bug.evidence.summary} [{number}: {names}]"
+                )
+        if report.tampering_suspected:
+            wrong.append(f"{number}: {report.tampering_reasons}")
+
+    assert not wrong, f"seed {seed}\n" + "\n".join(wrong)
+    assert undecided <= 0.01 * PROGRAMS * len(BUG_IDS) + 3, f"seed {seed}: {undecided} verdicts left open"
+
+
+@pytest.mark.parametrize("bug", BUG_IDS)
+def test_there_are_enough_styles_of_either_kind(bug: str) -> None:
+    assert len(styles_of(bug, right=True)) >= 12
+    assert len(styles_of(bug, right=False)) >= 6
