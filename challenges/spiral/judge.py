@@ -552,7 +552,7 @@ def _rate(table: Table, source: str) -> Sight | None:
     rates = after.column("lr_max")
     rates = rates[np.isfinite(rates)]
     optimizer = table.optimizer()
-    if not len(rates) or optimizer.idle:
+    if not len(rates) or (optimizer.idle and len(table.backwards.after_update())):
         return _hand_written_rate(after, source)
     peak, mean = float(rates.max()), float(rates.mean())
     update = after.typical_update()

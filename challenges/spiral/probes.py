@@ -318,9 +318,12 @@ def _force_scores(emit: Any, namespace: Any, captured: Any, context: Any) -> Non
     y = context.arrays["forced_y"]
     x = _shown_rows(train.get("dataloader"), context.arrays["forced_x"])
     layer, classes = _score_layer(model, torch.from_numpy(x))
-    if layer is None:
+    head = _HeadForcing(model, classes)
+    if layer is None and not head.usable:
         emit("mini.forced", {"layer": None})
         return
+    if layer is None:
+        y = np.zeros_like(y)  # one bias for all rows, so all rows are of one class
     known = ("model", "dataloader", "criterion", "optimizer", "device")
     extras = {k: v for k, v in train.items() if k not in known}
     val_extras = {k: v for k, v in validate.items() if k not in known}
@@ -332,16 +335,42 @@ def _force_scores(emit: Any, namespace: Any, captured: Any, context: Any) -> Non
                 target = torch.from_numpy(y if right else (y + 1) % classes)
                 forced = functional.one_hot(target, classes).float() * magnitude
                 optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
-                handle = layer.register_forward_hook(_forcing(forced))
+                undo = head.force(forced[0]) if layer is None else layer.register_forward_hook(_forcing(forced)).remove
                 log.values.clear()
                 try:
                     returned = _quietly(lambda opt=optimizer: _train(namespace, model, loader, criterion, opt, extras))  # type: ignore[misc]
                     seen = log.values[-1] if log.values else None
                     validated = _quietly(lambda: _validate(namespace, model, loader, val_criterion, val_extras))
                 finally:
-                    handle.remove()
+                    undo()
                 rows.append([right, magnitude, returned, seen, validated])
     emit("mini.forced", {"layer": type(layer).__name__, "classes": classes, "rows": rows})
+
+
+class _HeadForcing:
+    """Forces the scores of a model whose last layer is bare parameters: no weight, all bias."""
+
+    def __init__(self, model: nn.Module, classes: int) -> None:
+        own = list(model.parameters())
+        self.bias = next((p for p in reversed(own) if p.shape == (classes,)), None)
+        self.weight = next((p for p in reversed(own) if p.dim() == 2 and classes in p.shape), None)
+        self.usable = self.bias is not None and self.weight is not None
+
+    def force(self, scores: torch.Tensor) -> Callable[[], None]:
+        """Make every row's scores `scores`; returns what undoes it."""
+        assert self.bias is not None and self.weight is not None
+        bias, weight = self.bias, self.weight
+        before = (bias.detach().clone(), weight.detach().clone())
+        with torch.no_grad():
+            bias.copy_(scores)
+            weight.zero_()
+
+        def undo() -> None:
+            with torch.no_grad():
+                bias.copy_(before[0])
+                weight.copy_(before[1])
+
+        return undo
 
 
 def _shown_rows(loader: Any, fallback: np.ndarray) -> np.ndarray:
@@ -374,12 +403,12 @@ def _forcing(forced: torch.Tensor) -> Callable[..., torch.Tensor]:
 
 
 def _score_layer(model: nn.Module, x: torch.Tensor) -> tuple[nn.Module | None, int]:
-    """The last layer with parameters of its own whose output has as many columns as the model's."""
+    """The last innermost layer with parameters whose output has as many columns as the model's."""
     calls: list[tuple[nn.Module, torch.Tensor]] = []
     handles = [
         m.register_forward_hook(lambda m, _, out: calls.append((m, out)))
         for m in model.modules()
-        if next(m.parameters(recurse=False), None) is not None
+        if next(m.parameters(recurse=False), None) is not None and next(m.children(), None) is None and m is not model
     ]
     try:
         with torch.no_grad():

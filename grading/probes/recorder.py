@@ -232,9 +232,8 @@ class Recorder:
         self.step_row: list[float] | None = None
         self.backwards: list[list[float]] = []
         self.flushed_backwards = 0
-        self.watched: torch.Tensor | None = None  # the parameter whose changes are followed
-        self.watched_value: torch.Tensor | None = None
-        self.rates_before = (math.nan, math.nan)
+        # By parameter whose changes are followed: itself, its value and the rates a pass ago.
+        self.watched: dict[int, tuple[torch.Tensor, torch.Tensor, tuple[float, float]]] = {}
         self.made_optimizers: list[Optimizer] = []
         self.namespace: dict[str, Any] = {}
         self.active_key: tuple[int, str] = (0, "")
@@ -299,9 +298,19 @@ class Recorder:
 
         self._replace(nn.Module, "__call__", call)
 
+        def watch_class(cls: Any, **kwargs: Any) -> None:
+            forward = cls.__dict__.get("forward")
+            if cls.__module__ == recorder.namespace.get("__name__") and isinstance(forward, types.FunctionType):
+                cls.forward = recorder._watched_forward(forward)  # for models called as model.forward(x)
+
+        nn.Module.__init_subclass__ = classmethod(watch_class)  # type: ignore[assignment]
+        self.restorers.append(lambda: delattr(nn.Module, "__init_subclass__"))
+
     def _read_stack(self) -> None:
         """Which of the program's functions is active, by the code objects on the stack."""
-        codes = {_code(self.namespace.get("train_one_epoch")): "train", _code(self.namespace.get("validate")): "validate"}
+        train, validate = self._code_of("train_one_epoch"), self._code_of("validate")
+        # Two faces of one function cannot be told apart so: then it is judged by what was trained.
+        codes = {train: "train", validate: "validate"} if train is not validate else {}
         frame: types.FrameType | None = sys._getframe(2)
         for _ in range(60):
             if frame is None:
@@ -319,14 +328,18 @@ class Recorder:
             frame = frame.f_back
         self.context, self.call, self.active_key = "", 0, (0, "")
 
+    def _code_of(self, name: str) -> types.CodeType | None:
+        return _code(self.namespace.get(name), name)
+
     def _find_history(self, frame: types.FrameType | None) -> None:
         """The dict that `main` collects its metrics in, seen among its variables."""
-        main = _code(self.namespace.get("main"))
+        main = self._code_of("main")
+        frame = frame.f_back if frame is not None else None
         while self.history is None and frame is not None:
+            for value in frame.f_locals.values():
+                if isinstance(value, dict) and all(isinstance(value.get(k), list) for k in ("val_acc", "val_loss")):
+                    self.history = value
             if frame.f_code is main:
-                for value in frame.f_locals.values():
-                    if isinstance(value, dict) and {"val_acc", "val_loss"} <= {k for k in value if isinstance(k, str)}:
-                        self.history = value
                 return
             frame = frame.f_back
 
@@ -403,6 +416,8 @@ class Recorder:
                     output = forward(module, *args, **kwargs)
                 finally:
                     recorder.depth -= 1
+                if not recorder.thorough:
+                    recorder._read_stack()
                 recorder._end(module, args, kwargs, output, forward)
                 return output
             recorder.depth += 1
@@ -411,8 +426,8 @@ class Recorder:
             finally:
                 recorder.depth -= 1
 
-        call.__name__, call.__qualname__ = "forward", getattr(forward, "__qualname__", "forward")
-        call.__doc__ = forward.__doc__
+        for attribute in ("__name__", "__qualname__", "__module__", "__doc__"):
+            setattr(call, attribute, getattr(forward, attribute, None))
         return call
 
     def wrap_function(
@@ -587,16 +602,17 @@ class Recorder:
         with torch.no_grad():
             left_over = any(p.grad is not None and bool(p.grad.any()) for p in (parameters[-1], parameters[0]))
             watched = parameters[-1]
-            moved, change = False, math.nan
-            if watched is self.watched and self.watched_value is not None:
-                difference = watched.detach() - self.watched_value
+            moved, change, rates = False, math.nan, (math.nan, math.nan)
+            if id(watched) in self.watched:
+                _, value, rates = self.watched[id(watched)]
+                difference = watched.detach() - value
                 moved = bool((difference != 0).any())
                 change = float(difference.float().pow(2).mean().sqrt())
-            self.watched, self.watched_value = watched, watched.detach().clone()
-        optimizer = self._optimizer_of(watched)
+            optimizer = self._optimizer_of(watched)
+            rates_now = (math.nan, math.nan) if optimizer is None else _rates(optimizer)
+            self.watched[id(watched)] = (watched, watched.detach().clone(), rates_now)
         number = -1.0 if optimizer is None else float(self._optimizer_number(optimizer))
-        self.backwards.append([row[13], row[0], moved, left_over, *self.rates_before, change, number])
-        self.rates_before = (math.nan, math.nan) if optimizer is None else _rates(optimizer)
+        self.backwards.append([row[13], row[0], moved, left_over, *rates, change, number])
 
     def _optimizer_of(self, parameter: torch.Tensor) -> Optimizer | None:
         for optimizer in reversed(self.made_optimizers):
@@ -784,13 +800,31 @@ def _rates(optimizer: Optimizer) -> tuple[float, float]:
     return min(rates, default=math.nan), max(rates, default=math.nan)
 
 
-def _code(function: Any) -> types.CodeType | None:
-    """The code object that stands on the stack while `function` runs."""
-    function = getattr(function, "func", function)  # functools.partial
-    if not hasattr(function, "__code__") and hasattr(type(function), "__call__"):
-        function = type(function).__call__
+def _code(function: Any, name: str) -> types.CodeType | None:
+    """The code object of `name` itself that stands on the stack while `function` runs.
+
+    Decorators share one wrapper's code among all that they decorate, so the function that
+    they wrap is looked for: by `__wrapped__`, else among what the wrapper closes over.
+    """
+    for _ in range(10):
+        inner = getattr(function, "__wrapped__", None) or getattr(function, "func", None)
+        if inner is None:
+            cells = [c.cell_contents for c in getattr(function, "__closure__", None) or () if _filled(c)]
+            inner = next((c for c in cells if getattr(c, "__name__", None) == name and c is not function), None)
+        if not callable(inner):
+            break
+        function = inner
+    if not hasattr(function, "__code__"):
+        function = getattr(type(function), "__call__", None)
     code = getattr(function, "__code__", None)
     return code if isinstance(code, types.CodeType) else None
+
+
+def _filled(cell: types.CellType) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
 
 
 def _has_parameters(module: nn.Module) -> bool:
