@@ -80,7 +80,11 @@ class Controls:
 
     def _remember(self, path: Path, reports: tuple[Report, Report]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        told = {"passed_at": reports[1].graded_at, "challenge": reports[1].challenge, "versions": reports[1].versions.model_dump()}
+        told = {
+            "passed_at": reports[1].graded_at,
+            "challenge": reports[1].challenge,
+            "versions": reports[1].versions.model_dump(),
+        }
         draft = path.with_suffix(f".{os.getpid()}.tmp")
         draft.write_text(json.dumps(told, indent=1), encoding="utf-8")
         draft.replace(path)

@@ -143,8 +143,10 @@ def build_job(submission: Submission, challenge: Challenge, plan: Plan, limits: 
 
 
 def _looks_odd(judgement: Judgement) -> bool:
-    return judgement.invalid_reason is None and not judgement.tampering and any(
-        bug.verdict is Verdict.INCONCLUSIVE for bug in judgement.bugs
+    return (
+        judgement.invalid_reason is None
+        and not judgement.tampering
+        and any(bug.verdict is Verdict.INCONCLUSIVE for bug in judgement.bugs)
     )
 
 
@@ -257,7 +259,8 @@ def _unrun_report(
     """The report on a file that never got as far as the sandbox."""
     goal = challenge.manifest.goal
     zero = dict.fromkeys(
-        ("sandbox_start_s", "warm_up_s", "warm_up_cpu_s", "probes_s", "probes_cpu_s", "real_run_s", "real_run_cpu_s"), 0.0
+        ("sandbox_start_s", "warm_up_s", "warm_up_cpu_s", "probes_s", "probes_cpu_s", "real_run_s", "real_run_cpu_s"),
+        0.0,
     )
     return Report(
         challenge=challenge.slug,
@@ -305,7 +308,9 @@ def _versions(challenge: Challenge, image_digest: str, inside: Mapping[str, str]
 
 def printable(text: str, limit: int = 8000) -> str:
     """Untrusted text with every control, escape and bidirectional character made visible and inert."""
-    return "".join(c if c in "\n\t" or (c.isprintable() and c not in _BIDI) else f"\\x{ord(c):02x}" for c in text[-limit:])
+    return "".join(
+        c if c in "\n\t" or (c.isprintable() and c not in _BIDI) else f"\\x{ord(c):02x}" for c in text[-limit:]
+    )
 
 
 _BIDI = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u061c")

@@ -146,7 +146,11 @@ class Table:
     def of(cls, seen: SeenRun, name: str, step: str | None = None) -> Table:
         """Join the pieces that `name` emitted in `step` (by default the step of that name)."""
         log = seen.log(step or name.split(".")[0])
-        forwards, steps, backwards, rows, memory = [], [], [], {}, {}
+        forwards: list[Matrix] = []
+        steps: list[Matrix] = []
+        backwards: list[Matrix] = []
+        rows: dict[int, Matrix] = {}
+        memory: Mapping[str, Any] = {}
         for record in log.all(f"{name}.events"):
             forwards.append(_matrix(record.arrays.get("forwards"), len(FORWARD_COLUMNS)))
             steps.append(_matrix(record.arrays.get("steps"), len(STEP_COLUMNS)))
@@ -174,9 +178,10 @@ class Table:
 
     def validation_forwards(self) -> Matrix:
         """Forwards inside `validate`; where that was never called, those after the first training
-        that no backward pass went through and that are not part of training."""
+        that no backward pass went through and that are not part of training.
+        """
         context = self.column(self.forwards, "context")
-        inside = self.forwards[context == CONTEXTS["validate"]]
+        inside: Matrix = self.forwards[context == CONTEXTS["validate"]]
         if len(inside) or (context == CONTEXTS["train"]).any():
             return inside
         trained = self.column(self.forwards, "trained") > 0
@@ -203,7 +208,8 @@ class Table:
         index = int(np.bincount(numbers.astype(int)).argmax())
         entry = told[index] if index < len(told) and isinstance(told[index], dict) else {}
         family = tuple(str(n)[:60] for n in entry.get("family") or [] if n != "Optimizer")
-        defaults = entry.get("defaults") if isinstance(entry.get("defaults"), dict) else {}
+        told_defaults = entry.get("defaults")
+        defaults = told_defaults if isinstance(told_defaults, dict) else {}
         name = str(entry.get("class", "the optimizer"))[:60]
         trainable, held = integer(entry.get("trainable")), integer(entry.get("trainable_held"))
         return OptimizerSeen(name, family, defaults, trainable, held, entry.get("has_state") is not False)
@@ -282,7 +288,9 @@ def _aligned_likeness(epochs: Sequence[Sequence[Matrix]]) -> tuple[float, float]
         for second in joined[i + 1 :]:
             unrelated = float(np.median(np.linalg.norm(first - np.roll(second, len(first) // 3, axis=0), axis=1)))
             for other in (second, second[::-1]):
-                likeness = max(likeness, 1.0 - float(np.median(np.linalg.norm(first - other, axis=1))) / max(unrelated, 1e-12))
+                likeness = max(
+                    likeness, 1.0 - float(np.median(np.linalg.norm(first - other, axis=1))) / max(unrelated, 1e-12)
+                )
     return max(likeness, 0.0), 0.0
 
 
@@ -299,7 +307,7 @@ def _mates_kept(first: Sequence[NDArray[np.int64]], second: Sequence[NDArray[np.
     chance = sum((len(b) / total) ** 2 for b in second) if total else 1.0
     if chance > 0.6:  # one or two batches: every pair shares one whatever the order
         return 0.0
-    together = pairs = 0
+    together, pairs = 0.0, 0
     for batch in first:
         homes = np.array([where[int(r)] for r in batch if int(r) in where])
         counts = np.bincount(homes) if len(homes) else np.zeros(0)

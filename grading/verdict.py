@@ -53,7 +53,9 @@ class BugVerdict(_Frozen):
     title: str
     verdict: Verdict
     evidence: Evidence
-    wall_time_s: float = Field(description="Wall time of the probes that this verdict used, shared ones in equal parts.")
+    wall_time_s: float = Field(
+        description="Wall time of the probes that this verdict used, shared ones in equal parts."
+    )
 
 
 class GoalReport(_Frozen):

@@ -113,7 +113,9 @@ def verify(
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, run: Callable[[tuple[frozenset[str], str]], Report], cases: list[tuple[frozenset[str], str]]
+    pool: ThreadPoolExecutor,
+    run: Callable[[tuple[frozenset[str], str]], Report],
+    cases: list[tuple[frozenset[str], str]],
 ) -> Iterator[Report]:
     try:
         yield from pool.map(run, cases)

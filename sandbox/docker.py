@@ -393,9 +393,7 @@ class WarmContainer:
 
     def _look(self) -> None:
         state = self._api.inspect_container(self.id)["State"]
-        self._state = _State(
-            bool(state.get("OOMKilled")), state.get("ExitCode"), str(state.get("Error") or "")
-        )
+        self._state = _State(bool(state.get("OOMKilled")), state.get("ExitCode"), str(state.get("Error") or ""))
 
     def _attempt(self, verb: str, call: Callable[[], object]) -> None:
         try:

@@ -93,8 +93,7 @@ class ProcessSandbox:
             "network: steps reach whatever this machine reaches",
             "file system reads: steps read all that this user may read",
             "file system writes: steps write all that this user may write, and it stays",
-            "user separation: steps run as this user and may signal, trace or kill its processes, "
-            "the agent among them",
+            "user separation: steps run as this user and may signal, trace or kill its processes, the agent among them",
             "system calls: no seccomp filter, no dropped capabilities",
             "memory_bytes: only a step's first process is watched, every 20 ms, and may overshoot",
             "cpu_count: only torch's threads are set, nothing enforces it",
@@ -146,9 +145,7 @@ class ProcessSandbox:
 
 
 def _timing(ready: Ready, done: Done, start_s: float, teardown_s: float) -> RunTiming:
-    return RunTiming(
-        max(0.0, start_s), ready.warm_up_s, done.steps_s, teardown_s, done.cpu_s, ready.warm_up_cpu_s
-    )
+    return RunTiming(max(0.0, start_s), ready.warm_up_s, done.steps_s, teardown_s, done.cpu_s, ready.warm_up_cpu_s)
 
 
 def thread_environment(cpu_count: float) -> dict[str, str]:

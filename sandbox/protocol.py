@@ -165,9 +165,7 @@ def encode_job(job: Job, polled_memory_bytes: int | None = None) -> bytes:
     for step in job.steps:
         arrays = []
         for name, array in step.arrays.items():
-            arrays.append(
-                {"name": name, "dtype": array.dtype, "shape": list(array.shape), "size": len(array.data)}
-            )
+            arrays.append({"name": name, "dtype": array.dtype, "shape": list(array.shape), "size": len(array.data)})
             chunks.append(array.data)
         steps.append(
             {
@@ -296,9 +294,7 @@ class Conversation:
             cgroup.maybe_whole("pids_limit"),
         )
 
-    def run(
-        self, job: Job, listener: StepListener | None = None, polled_memory_bytes: int | None = None
-    ) -> Done:
+    def run(self, job: Job, listener: StepListener | None = None, polled_memory_bytes: int | None = None) -> Done:
         """Send the job and listen until `done`.
 
         Raises TimeoutError where the agent overstays the job's wall time, AgentLost,
@@ -329,9 +325,7 @@ class Conversation:
         if self._open is not None:
             step = job.steps[self._open.index]
             results.append(
-                StepResult(
-                    step.name, running, frames=tuple(self._open.frames), remarks=(remark,) if remark else ()
-                )
+                StepResult(step.name, running, frames=tuple(self._open.frames), remarks=(remark,) if remark else ())
             )
         results += [StepResult(step.name, RunStatus.NOT_RUN) for step in job.steps[len(results) :]]
         return tuple(results)

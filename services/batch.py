@@ -294,9 +294,7 @@ def _read_journal(journal: IO[bytes], path: Path) -> tuple[bool, dict[str, Repor
         if header["assay_batch"] != _JOURNAL_VERSION:
             raise ValueError("of another version")
         entries = [json.loads(line) for line in lines[1:]]
-        return bool(header["fresh"]), _REPORTS.validate_python(
-            {e["name"]: e["report"] for e in entries}, strict=False
-        )
+        return bool(header["fresh"]), _REPORTS.validate_python({e["name"]: e["report"] for e in entries}, strict=False)
     except (ValueError, KeyError, TypeError) as error:
         raise ResultsError(
             f"{path} is not the journal of an interrupted batch, or it is damaged",

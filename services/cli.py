@@ -161,9 +161,7 @@ def _trouble(error: Exception) -> Trouble:
             return Trouble(f"the sandbox is unavailable: {error}", advice, INFRASTRUCTURE)
         case ControlsFailed():
             words = f"the controls did not read right, so nothing is decided: {error}"
-            advice = (
-                "No fault of the submission. Rebuild the image, then try `assay verify` on the challenge."
-            )
+            advice = "No fault of the submission. Rebuild the image, then try `assay verify` on the challenge."
             return Trouble(words, advice, INFRASTRUCTURE)
         case OSError():
             return Trouble(str(error), "Check the path, its rights and the free space.", INFRASTRUCTURE)

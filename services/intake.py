@@ -88,18 +88,14 @@ def read_regular(path: Path, max_bytes: int, what: str = "submission") -> bytes:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise UnusableFile(
-            f"cannot be opened: {error.strerror}", "Make it readable and try again."
-        ) from error
+        raise UnusableFile(f"cannot be opened: {error.strerror}", "Make it readable and try again.") from error
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         _require_regular(status.st_mode)  # it may have been swapped since
         try:
             data = b"" if status.st_size > max_bytes else file.read(max_bytes + 1)
         except OSError as error:
-            raise UnusableFile(
-                f"cannot be read: {error.strerror}", "Check the disk and try again."
-            ) from error
+            raise UnusableFile(f"cannot be read: {error.strerror}", "Check the disk and try again.") from error
     size = max(status.st_size, len(data))
     if size > max_bytes:
         raise _too_large(what, size, max_bytes)
@@ -158,9 +154,7 @@ def distinct_names(candidates: Sequence[tuple[str, ...]]) -> list[str]:
     while True:
         names = [options[min(at, len(options) - 1)] for options, at in zip(candidates, level, strict=True)]
         count = Counter(names)
-        longer = [
-            i for i, options in enumerate(candidates) if count[names[i]] > 1 and level[i] + 1 < len(options)
-        ]
+        longer = [i for i, options in enumerate(candidates) if count[names[i]] > 1 and level[i] + 1 < len(options)]
         if not longer:
             return _number_the_rest(names)
         for i in longer:
@@ -199,9 +193,7 @@ def _file(path: Path, root: Path, limits: IntakeLimits) -> _Found:
         try:
             return read_regular(path, limits.submission_bytes)
         except FileNotFoundError as error:
-            raise UnusableFile(
-                "gone since the batch began", "Put it back and run the batch again."
-            ) from error
+            raise UnusableFile("gone since the batch began", "Put it back and run the batch again.") from error
 
     return _Found(_names(root.resolve().name, path.relative_to(root).as_posix()), load)
 
@@ -291,16 +283,12 @@ def _is_wanted_member(name: str) -> bool:
     return _is_submission(base) and not skipped
 
 
-def _read_member(
-    archive: zipfile.ZipFile, entry: zipfile.ZipInfo, max_bytes: int
-) -> tuple[Callable[[], bytes], int]:
+def _read_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, max_bytes: int) -> tuple[Callable[[], bytes], int]:
     """How to load one member, and how many bytes were unpacked to find that out."""
     data = bytearray()
     try:
         with archive.open(entry) as member:
-            while len(data) <= max_bytes and (
-                chunk := member.read(min(_CHUNK_BYTES, max_bytes + 1 - len(data)))
-            ):
+            while len(data) <= max_bytes and (chunk := member.read(min(_CHUNK_BYTES, max_bytes + 1 - len(data)))):
                 data += chunk
     except _DAMAGED as error:
         return _raising(UnusableFile(f"damaged in its archive: {error}", "Make the zip again.")), len(data)

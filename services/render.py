@@ -159,9 +159,7 @@ def _rating(report: Report) -> Text:
         (inert(rating.rating), "bold"), f" ({rating.fixed} of {rating.total})  {inert(rating.meaning)}"
     )
     if rating.provisional:
-        line.append(
-            f"\nprovisional: {inert(rating.best_case)} if all that is inconclusive were fixed", "yellow"
-        )
+        line.append(f"\nprovisional: {inert(rating.best_case)} if all that is inconclusive were fixed", "yellow")
     return line
 
 
@@ -212,17 +210,14 @@ def overview(reports: Mapping[str, Report]) -> Table:
     table.add_column("goal", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
     for name, one in reports.items():
-        table.add_row(
-            _text(name), *_glyphs(one, numbers), _short_rating(one), _short_goal(one), _seconds(one)
-        )
+        table.add_row(_text(name), *_glyphs(one, numbers), _short_rating(one), _short_goal(one), _seconds(one))
     return table
 
 
 def _glyphs(report: Report, numbers: Sequence[int]) -> list[Text]:
     verdicts = {} if report.outcome == "invalid" else {bug.number: bug.verdict for bug in report.bugs}
     looks = (
-        _LOOKS.get(verdicts.get(number, Verdict.INCONCLUSIVE)) if number in verdicts else None
-        for number in numbers
+        _LOOKS.get(verdicts.get(number, Verdict.INCONCLUSIVE)) if number in verdicts else None for number in numbers
     )
     return [Text(look[0], look[2]) if look else Text("·", "dim") for look in looks]
 
@@ -247,9 +242,7 @@ def _seconds(report: Report) -> str:
 
 def tally(reports: Iterable[Report]) -> str:
     """How many reports have each rating, best rating first by count of mended bugs."""
-    ratings = Counter(
-        (one.rating.fixed, one.rating.rating) if one.rating else (-1, "invalid") for one in reports
-    )
+    ratings = Counter((one.rating.fixed, one.rating.rating) if one.rating else (-1, "invalid") for one in reports)
     merged: Counter[str] = Counter()
     for (_, rating), count in sorted(ratings.items(), reverse=True):
         merged[rating] += count
@@ -270,17 +263,13 @@ def one_liner(report: Report) -> str:
 def explanation(report: Report, bug: BugVerdict, symptom: str | None) -> RenderableType:
     """One verdict in sentences for a reader who does not program."""
     evidence = bug.evidence
-    heading = Text.assemble(
-        (f"Bug {bug.number}: {inert(bug.title)}", "bold"), "  ", verdict_word(bug.verdict)
-    )
+    heading = Text.assemble((f"Bug {bug.number}: {inert(bug.title)}", "bold"), "  ", verdict_word(bug.verdict))
     paragraphs = [Text(_DECIDED[bug.verdict])]
     if symptom:
         paragraphs.append(Text(f"What was wrong: {inert(symptom, 1000)}"))
     paragraphs += [Text(inert(evidence.plain, 4000))] if evidence.plain else []
     paragraphs.append(Text(f"Expected of right code: {inert(evidence.expected, 1000)}"))
-    paragraphs.append(
-        Text(f"Seen in this submission: {inert(evidence.seen, 1000)} ({inert(evidence.source)})")
-    )
+    paragraphs.append(Text(f"Seen in this submission: {inert(evidence.seen, 1000)} ({inert(evidence.source)})"))
     paragraphs.append(Text(f"How sure: {_HOW_SURE[evidence.kind]}"))
     paragraphs += [Text(f"Note: {inert(note, 1000)}") for note in evidence.notes]
     if report.tampering_suspected:

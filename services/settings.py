@@ -39,9 +39,7 @@ def _limit(name: str, description: str, *, ge: int | None = None, gt: int | None
 class Settings(BaseSettings):
     """What an operator may choose. Frozen: made once, by a composition root."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, frozen=True, extra="ignore", env_ignore_empty=True
-    )
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
 
     state_dir: Path = Field(
         default_factory=_state_dir,
@@ -63,9 +61,7 @@ class Settings(BaseSettings):
         description="Sandbox image to use instead of the one that `make image` builds.",
         json_schema_extra={"shown_default": "the built image"},
     )
-    jobs: int = Field(
-        default=0, ge=0, le=256, description="Gradings at a time in a batch; 0 is one per processor."
-    )
+    jobs: int = Field(default=0, ge=0, le=256, description="Gradings at a time in a batch; 0 is one per processor.")
     debug: bool = Field(default=False, description="Show the traceback of an internal error.")
     interrupt_grace_s: float = Field(
         default=30.0,
@@ -79,9 +75,7 @@ class Settings(BaseSettings):
         description="Largest submission; a larger file is invalid and is not read.",
     )
     max_batch_files: int = Field(default=10_000, gt=0, description="Most submissions in one batch.")
-    max_archive_bytes: int = Field(
-        default=256 << 20, gt=0, description="Largest zip file that a batch opens."
-    )
+    max_archive_bytes: int = Field(default=256 << 20, gt=0, description="Largest zip file that a batch opens.")
     max_archive_entries: int = Field(
         default=10_000, gt=0, description="Most members of a zip, of any kind; one with more is refused."
     )
@@ -92,9 +86,7 @@ class Settings(BaseSettings):
         default=1 << 30, gt=0, description="Largest report or results file that is read back."
     )
 
-    limit_wall_time_s: float = _limit(
-        "wall_time_s", "Wall time of one whole job, container start excluded.", gt=0
-    )
+    limit_wall_time_s: float = _limit("wall_time_s", "Wall time of one whole job, container start excluded.", gt=0)
     limit_start_time_s: float = _limit("start_time_s", "Wall time until a new sandbox must be ready.", gt=0)
     limit_memory_bytes: int = _limit("memory_bytes", "Memory of a sandbox, swap and tmpfs included.", gt=0)
     limit_cpu_count: float = _limit("cpu_count", "Processors of a sandbox; torch gets as many threads.", gt=0)
@@ -115,9 +107,7 @@ class Settings(BaseSettings):
         They replace the challenge's own; a limit that was not set stays the challenge's.
         """
         names = (field.name for field in dataclasses.fields(Limits))
-        return {
-            name: getattr(self, _LIMIT + name) for name in names if _LIMIT + name in self.model_fields_set
-        }
+        return {name: getattr(self, _LIMIT + name) for name in names if _LIMIT + name in self.model_fields_set}
 
 
 class Row(NamedTuple):

@@ -133,7 +133,7 @@ def judge(secrets: Secrets, manifest: Manifest, run: RunResult) -> Judgement:
     real, mini = Table.of(seen, "real"), Table.of(seen, "mini")
     if not mini.trained_any():
         mini = Table.of(seen, "mini.redirected", step="mini")
-    sights = {
+    sights: dict[str, list[Sight | None]] = {
         "softmax": [_softmax(seen)],
         "zero-grad": [
             _zero_grad_run(real, mini),
@@ -141,7 +141,9 @@ def judge(secrets: Secrets, manifest: Manifest, run: RunResult) -> Judgement:
             _zero_grad_call(secrets, seen),
         ],
         # What a call keeps, the run keeps: the worse of the two stands.
-        "loss-leak": sorted(filter(None, [_leak_run(real), _leak_call(seen)]), key=lambda s: s.verdict is not N),
+        "loss-leak": sorted(
+            [_leak_run(real), _leak_call(seen)], key=lambda sight: sight is None or sight.verdict is not N
+        ),
         "eval": [_eval_run(real, RUN), _eval_run(mini, MINI), _eval_call(secrets, seen)],
         "no-grad": [_graph_run(real, RUN), _graph_run(mini, MINI), _graph_call(secrets, seen)],
         "device": [_device(seen)],
@@ -185,7 +187,9 @@ def _decide(bug_id: str, sights: Sequence[Sight], doubtful: bool) -> tuple[BugFi
         conflict = "mended whenever it is called singly or on few rows, not in the program's own run"
     if first.verdict is F and doubtful:
         doubt = "the program reached into the tools that measure it, so a good reading proves nothing"
-        return _finding(bug_id, Sight(Q, f"{first.seen}; but {doubt}", EvidenceKind.NONE, source, tuple(notes))), conflict
+        return _finding(
+            bug_id, Sight(Q, f"{first.seen}; but {doubt}", EvidenceKind.NONE, source, tuple(notes))
+        ), conflict
     return _finding(bug_id, Sight(first.verdict, first.seen, kind, source, tuple(notes))), conflict
 
 
@@ -232,7 +236,9 @@ def _softmax(seen: SeenRun) -> Sight | None:
     flat = min(verdicts.values(), key=lambda v: v[1])[1]
     if squashed:
         where = " and ".join(squashed)
-        seen_text = f"the {where} loss flattens out: at scores of 12 it keeps {flat:.0%} of its slope, so scores are squashed"
+        seen_text = (
+            f"the {where} loss flattens out: at scores of 12 it keeps {flat:.0%} of its slope, so scores are squashed"
+        )
         notes = ("Mended in one of training and validation only.",) if len(squashed) == 1 and len(verdicts) == 2 else ()
         return Sight(N, seen_text, VALUE, MINI, notes)
     return Sight(F, f"the loss follows the raw scores ({flat:.0%} of its slope left at scores of 12)", VALUE, MINI)
@@ -349,7 +355,9 @@ def _leak_run(table: Table) -> Sight | None:
     if batches < 32:
         return None
     if old >= 3:
-        return Sight(N, f"{old} graphs of the first half of an epoch of {batches} batches are still held", OBSERVED, RUN)
+        return Sight(
+            N, f"{old} graphs of the first half of an epoch of {batches} batches are still held", OBSERVED, RUN
+        )
     if past >= 8:
         return Sight(N, f"{past} graphs of earlier epochs are still held", OBSERVED, RUN)
     return Sight(F, f"no graph outlives its batch ({batches} batches per epoch)", OBSERVED, RUN)
@@ -367,9 +375,12 @@ def _leak_call(seen: SeenRun) -> Sight | None:
         return None
     grown = step.peak_memory_bytes - min(others, default=step.baseline_memory_bytes)
     share = grown / (batches * BALLAST_BYTES)
-    text = f"{max(grown, 0) / 1e6:.0f} MB more were needed for {batches} batches that weigh {BALLAST_BYTES / 1e6:.1f} MB each"
+    weight = f"{batches} batches that weigh {BALLAST_BYTES / 1e6:.1f} MB each"
+    text = f"{max(grown, 0) / 1e6:.0f} MB more were needed for {weight}"
     if old >= 3:
-        return Sight(N, f"{old} of the first {batches // 2} graphs are still held after {batches}; {text}", MEASURED, CALLS)
+        return Sight(
+            N, f"{old} of the first {batches // 2} graphs are still held after {batches}; {text}", MEASURED, CALLS
+        )
     if share >= 0.8:
         return Sight(N, text, MEASURED, CALLS)
     if share <= 0.5:
@@ -462,7 +473,9 @@ def decode_modes(secrets: Secrets, seen: SeenRun) -> list[tuple[int, int, int]] 
     if loss is None or not math.isfinite(loss):
         return None
     tables = _mode_tables(secrets)
-    found = [c for c in itertools.product(tables[0], repeat=BATCHES) if abs(_mean(tables, c, 0) - loss) < VALUE_TOLERANCE]
+    found = [
+        c for c in itertools.product(tables[0], repeat=BATCHES) if abs(_mean(tables, c, 0) - loss) < VALUE_TOLERANCE
+    ]
     if len(found) > 1 and accuracy is not None:
         found = [c for c in found if abs(_mean(tables, c, 1) - accuracy) < 1e-5] or found
     return list(found[0]) if len(found) == 1 else None
@@ -471,7 +484,7 @@ def decode_modes(secrets: Secrets, seen: SeenRun) -> list[tuple[int, int, int]] 
 def _mode_tables(secrets: Secrets) -> list[dict[tuple[int, int, int], tuple[float, float]]]:
     """For each batch and mode: the loss and the accuracy."""
     inputs = sentinel_inputs(secrets)
-    tables = []
+    tables: list[dict[tuple[int, int, int], tuple[float, float]]] = []
     for start in range(0, BATCHES * BATCH_ROWS, BATCH_ROWS):
         x, y = inputs["val_x"][start : start + BATCH_ROWS], inputs["val_y"][start : start + BATCH_ROWS]
         scores = x.astype(float) @ inputs["weight"].T.astype(float) + inputs["bias"]
@@ -479,7 +492,7 @@ def _mode_tables(secrets: Secrets) -> list[dict[tuple[int, int, int], tuple[floa
         for mode in itertools.product((0, 1), repeat=3):
             shifted = scores + inputs["table"][mode]
             loss = -_log_softmax(shifted)[np.arange(len(y)), y].mean()
-            table[mode] = (float(loss), float((shifted.argmax(1) == y).mean()))
+            table[(mode[0], mode[1], mode[2])] = (float(loss), float((shifted.argmax(1) == y).mean()))
         tables.append(table)
     return tables
 
@@ -508,8 +521,12 @@ def _device(seen: SeenRun) -> Sight | None:
     if on_gpu == "cpu":
         return Sight(N, "with a GPU present the model still trains on the CPU", OBSERVED, GHOST)
     if with_gpu.get("mixed"):
-        return Sight(N, "with a GPU present the model moves there but its batches do not: it would crash", OBSERVED, GHOST)
-    return Sight(F, "the model trains on the GPU where there is one, and on the CPU where there is none", OBSERVED, GHOST)
+        return Sight(
+            N, "with a GPU present the model moves there but its batches do not: it would crash", OBSERVED, GHOST
+        )
+    return Sight(
+        F, "the model trains on the GPU where there is one, and on the CPU where there is none", OBSERVED, GHOST
+    )
 
 
 def _trained_on(record: Any) -> str | None:
@@ -531,9 +548,13 @@ def _shuffle(table: Table, source: str) -> Sight | None:
         return Sight(Q, f"the rows of different epochs could not be matched in {source}", OBSERVED, source)
     same_order, same_batches = likeness
     if same_order >= 0.5:
-        return Sight(N, f"epochs show the rows in the same order ({same_order:.0%} of neighbours recur)", OBSERVED, source)
+        return Sight(
+            N, f"epochs show the rows in the same order ({same_order:.0%} of neighbours recur)", OBSERVED, source
+        )
     if same_batches >= 0.5:
-        return Sight(N, "the same rows always share a batch, only the order of batches or within them varies", OBSERVED, source)
+        return Sight(
+            N, "the same rows always share a batch, only the order of batches or within them varies", OBSERVED, source
+        )
     if same_order <= 0.3 and same_batches <= 0.3:
         return Sight(F, f"each of {len(epochs)} epochs shows the rows in a new order", OBSERVED, source)
     return Sight(Q, f"the order recurs in part ({same_order:.0%} of neighbours) in {source}", OBSERVED, source)
@@ -586,6 +607,7 @@ def _goal(secrets: Secrets, manifest: Manifest, seen: SeenRun) -> GoalReport:
     base = {"description": goal.description, "threshold": goal.threshold}
     record = seen.log("real").first("real.goal")
     answers = record.arrays if record else {}
+    labels: NDArray[Any] | None
     if "held_out" in answers:
         labels, evidence = held_out_rows(secrets)[1], "its models after each epoch, on fresh rows that it never saw"
         predictions = answers["held_out"]
@@ -593,9 +615,13 @@ def _goal(secrets: Secrets, manifest: Manifest, seen: SeenRun) -> GoalReport:
         labels, evidence = _own_labels(record), "its models after each epoch, on its own validation rows"
         predictions = answers["own"]
     else:
-        return GoalReport(**base, reached=None, epoch=None, accuracy=None, evidence="no trained model came out of its run")
+        return GoalReport(
+            **base, reached=None, epoch=None, accuracy=None, evidence="no trained model came out of its run"
+        )
     if labels is None or predictions.ndim != 2 or predictions.shape[1] != len(labels) or not len(predictions):
-        return GoalReport(**base, reached=None, epoch=None, accuracy=None, evidence="its model's answers could not be read")
+        return GoalReport(
+            **base, reached=None, epoch=None, accuracy=None, evidence="its model's answers could not be read"
+        )
     curve = [float((row == labels).mean()) for row in predictions[: goal.epochs]]
     passed = next((i + 1 for i, accuracy in enumerate(curve) if accuracy > goal.threshold), None)
     return GoalReport(
@@ -740,7 +766,9 @@ def _metric_regressions(secrets: Secrets, seen: SeenRun) -> list[Finding]:
             detail = f"{wanted:.4f} would be right on known scores, validate returned {returned[1]}"
             found.append(Finding(id="validation-accuracy", title="Validation accuracy is miscalculated", detail=detail))
     if result is not None and result.get("frozen") is True:
-        found.append(Finding(id="frozen", title="Validation leaves the model frozen", detail="parameters no longer train"))
+        found.append(
+            Finding(id="frozen", title="Validation leaves the model frozen", detail="parameters no longer train")
+        )
     state = seen.log("calls").first("calls.validate.modes")
     if state is not None and state.get("grad_enabled_after") is False:
         detail = "autograd stays switched off after validate, so the next epoch cannot train"
@@ -770,7 +798,9 @@ def _bonus(seen: SeenRun, real: Table) -> list[Finding]:
     schedulers = real.summary.get("schedulers") or []
     found = []
     if isinstance(schedulers, list) and schedulers:
-        found.append(Finding(id="scheduler", title="Learning-rate scheduler", detail=", ".join(map(str, schedulers))[:200]))
+        found.append(
+            Finding(id="scheduler", title="Learning-rate scheduler", detail=", ".join(map(str, schedulers))[:200])
+        )
     texts = {
         "compile": ("torch.compile", "called (the sandbox runs the model uncompiled)"),
         "pin_memory": ("Pinned memory", "a loader with pin_memory was read"),
@@ -782,6 +812,7 @@ def _bonus(seen: SeenRun, real: Table) -> list[Finding]:
             found.append(Finding(id=key.replace("_", "-"), title=title, detail=detail))
     train = real.training_forwards()
     if len(train) and (real.column(train, "autocast") > 0).mean() > 0.5:
-        found.append(Finding(id="mixed-precision", title="Mixed precision", detail="training forwards ran under autocast"))
+        found.append(
+            Finding(id="mixed-precision", title="Mixed precision", detail="training forwards ran under autocast")
+        )
     return found
-

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.modules import module as nn_module
 from torch.utils.data import DataLoader, TensorDataset
 
 from grading.probes import program, recorder
@@ -66,9 +67,10 @@ def sentinel_class(base: Any) -> type[nn.Module]:
             classes, inputs = weight.shape
             self.features = nn.Sequential(nn.Linear(inputs, inputs), nn.BatchNorm1d(inputs), nn.ReLU(), nn.Dropout(0.2))
             self.classifier = nn.Sequential(nn.Linear(inputs, classes))
+            head: Any = self.classifier[0]
             with torch.no_grad():
-                self.classifier[0].weight.copy_(torch.from_numpy(weight))
-                self.classifier[0].bias.copy_(torch.from_numpy(bias))
+                head.weight.copy_(torch.from_numpy(weight))
+                head.bias.copy_(torch.from_numpy(bias))
             for parameter in self.features.parameters():
                 parameter.requires_grad_(False)
             self.table = None if table is None else torch.from_numpy(table)
@@ -78,7 +80,7 @@ def sentinel_class(base: Any) -> type[nn.Module]:
             self.max_alive = self.old_alive = 0
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            head = self.classifier[0]
+            head: Any = self.classifier[0]
             scores = functional.linear(x, head.weight, head.bias)
             mode = [int(self.features[1].training), int(self.features[3].training), int(scores.requires_grad)]
             self.seen.append([*mode, int(self.training)])
@@ -132,7 +134,10 @@ def _call_validate(emit: Any, namespace: Any, make: Any, arrays: Any, params: An
         emit("calls.validate.modes", {"seen": model.seen[:64], "grad_enabled_after": enabled})
     changed = [k for k, v in model.state_dict().items() if not torch.equal(v, state[k])]
     frozen = not model.classifier[0].weight.requires_grad
-    emit("calls.validate.result", {"pair": pair(result), "types": type_names(result), "changed": changed, "frozen": frozen})
+    emit(
+        "calls.validate.result",
+        {"pair": pair(result), "types": type_names(result), "changed": changed, "frozen": frozen},
+    )
 
 
 def _call_train(emit: Any, namespace: Any, make: Any, arrays: Any, params: Any) -> None:
@@ -234,10 +239,11 @@ def _watched_main(context: Any, name: str, captured: dict[str, Any], ghost: Any)
 
             return on_call
 
-        for role, function, stand_in in (("train", "train_one_epoch", (1.0, 0.5)), ("validate", "validate", (1.0, 0.5))):
-            watch.wrap_function(
-                namespace, function, role, on_call=capture(role), stand_in=stand_in, swallow=True
-            )
+        for role, function, stand_in in (
+            ("train", "train_one_epoch", (1.0, 0.5)),
+            ("validate", "validate", (1.0, 0.5)),
+        ):
+            watch.wrap_function(namespace, function, role, on_call=capture(role), stand_in=stand_in, swallow=True)
         _run_main(context.emit, name, namespace)
         watch.finish()
     torch.set_grad_enabled(True)
@@ -268,7 +274,8 @@ def _shrink_dataset(namespace: Any, arrays: Any) -> None:
         try:
             train = _pick(len(x_train), len(y_train), arrays["train_draw"])
             val = _pick(len(x_val), len(y_val), arrays["val_draw"])
-            return type(result)((x_train[train], y_train[train], x_val[val], y_val[val]))
+            rows = (x_train[train], y_train[train], x_val[val], y_val[val])
+            return list(rows) if isinstance(result, list) else rows
         except (TypeError, IndexError, ValueError, RuntimeError):
             return result
 
@@ -298,7 +305,7 @@ class _no_workers:
                 kwargs["num_workers"] = 0
             original(loader, *args, **kwargs)
 
-        DataLoader.__init__ = init  # type: ignore[method-assign]
+        DataLoader.__init__ = init  # type: ignore[assignment]
 
     def __exit__(self, *_: object) -> None:
         DataLoader.__init__ = self.original  # type: ignore[method-assign]
@@ -474,7 +481,7 @@ def _ghost_run(context: Any, *, available: bool) -> None:
     with _no_workers(), pretended:
         namespace = _load_without_training(context)
         _shrink_dataset(namespace, context.arrays)
-        handle = recorder.nn_module.register_module_forward_pre_hook(look)
+        handle = nn_module.register_module_forward_pre_hook(look)
         try:
             namespace["main"]()
         except StopProbe:
@@ -661,7 +668,7 @@ def _load_without_training(context: Any, watch: Recorder | None = None) -> dict[
     if watch is not None:
         watch.on_train_forward = refuse
     else:
-        handle = recorder.nn_module.register_module_forward_pre_hook(
+        handle = nn_module.register_module_forward_pre_hook(
             lambda module, _: refuse() if type(module).__module__ == program.SUBMISSION_NAME else None
         )
     try:

@@ -229,9 +229,7 @@ for inputs, labels in dataloader:
     "val_loss_expr": "criterion(outputs, labels)",
     "val_count": "correct += (outputs.argmax(dim=1) == labels).sum().item()",
     "device": 'device = torch.device("cpu")',
-    "train_loader": (
-        "train_loader = DataLoader(TensorDataset(X_train, y_train), batch_size=32, shuffle=False)"
-    ),
+    "train_loader": ("train_loader = DataLoader(TensorDataset(X_train, y_train), batch_size=32, shuffle=False)"),
     "val_loader": "val_loader = DataLoader(TensorDataset(X_val, y_val), batch_size=256, shuffle=False)",
     "model": "SpiralNet()",
     "placed": ".to(device)",

@@ -140,9 +140,7 @@ SOFTMAX = (
         train_loss_expr="criterion(outputs, F.one_hot(labels, outputs.size(1)).float())",
         val_loss_expr="criterion(outputs, F.one_hot(labels, outputs.size(1)).float())",
     ),
-    _right(
-        "softmax", "label_smoothing", classifier_tail="", criterion="nn.CrossEntropyLoss(label_smoothing=0.1)"
-    ),
+    _right("softmax", "label_smoothing", classifier_tail="", criterion="nn.CrossEntropyLoss(label_smoothing=0.1)"),
     _right(
         "softmax",
         "class_weights",
@@ -695,9 +693,7 @@ EVAL = (
         ''',
         validate_decorators="@in_eval_mode",
     ),
-    _right(
-        "eval", "modules_loop", validate_start="for module in model.modules():\n    module.training = False"
-    ),
+    _right("eval", "modules_loop", validate_start="for module in model.modules():\n    module.training = False"),
     _right("eval", "modules_loop_eval", validate_start="for module in model.modules():\n    module.eval()"),
     _right("eval", "apply", validate_start="model.apply(lambda module: module.train(False))"),
     _right("eval", "in_main", after_train="model.eval()"),
@@ -718,9 +714,7 @@ EVAL = (
         validate_start="frozen = copy.deepcopy(model).eval()",
         val_model="frozen",
     ),
-    _right(
-        "eval", "frozen_copy_in_main", imports="import copy", val_call_model="copy.deepcopy(model).eval()"
-    ),
+    _right("eval", "frozen_copy_in_main", imports="import copy", val_call_model="copy.deepcopy(model).eval()"),
     _right(
         "eval",
         "try_finally",
@@ -745,14 +739,10 @@ EVAL = (
     _fake("eval", "root_flag_only", validate_start="model.training = False"),
     _fake("eval", "after_the_loop", validate_end="model.eval()"),
     _fake("eval", "back_to_train", validate_start="model.eval()\nmodel.train()"),
-    _fake(
-        "eval", "train_before_each_forward", validate_start="model.eval()", val_batch_start="model.train()"
-    ),
+    _fake("eval", "train_before_each_forward", validate_start="model.eval()", val_batch_start="model.train()"),
     _fake("eval", "copy_thrown_away", imports="import copy", validate_start="copy.deepcopy(model).eval()"),
     _fake("eval", "named_not_called", validate_start="model.eval"),
-    _fake(
-        "eval", "criterion", validate_start="criterion.eval() if isinstance(criterion, nn.Module) else None"
-    ),
+    _fake("eval", "criterion", validate_start="criterion.eval() if isinstance(criterion, nn.Module) else None"),
     _fake(
         "eval",
         "dropout_only",
@@ -860,9 +850,7 @@ NO_GRAD = (
         ''',
         validate_decorators="@without_autograd",
     ),
-    _right(
-        "no-grad", "forward_only", val_forward="with torch.no_grad():\n    outputs = <<val_model>>(inputs)"
-    ),
+    _right("no-grad", "forward_only", val_forward="with torch.no_grad():\n    outputs = <<val_model>>(inputs)"),
     _right(
         "no-grad",
         "entered_by_hand",
@@ -899,9 +887,7 @@ NO_GRAD = (
         val_forward="with torch.enable_grad():\n    outputs = <<val_model>>(inputs)",
     ),
     _fake("no-grad", "outputs_detached", val_forward="outputs = <<val_model>>(inputs).detach()"),
-    _fake(
-        "no-grad", "set_grad_enabled_true", nograd_wrap="with torch.set_grad_enabled(True):\n    <<val_loop>>"
-    ),
+    _fake("no-grad", "set_grad_enabled_true", nograd_wrap="with torch.set_grad_enabled(True):\n    <<val_loop>>"),
     _fake("no-grad", "empty_block", validate_start="with torch.no_grad():\n    pass"),
     _fake("no-grad", "inputs_only", val_batch_start="inputs.requires_grad_(False)"),
     _fake(
@@ -961,9 +947,7 @@ DEVICE = (
                 device = torch.device("cpu")
         """,
     ),
-    _right(
-        "device", "ternary", device='device = torch.device("cuda" if torch.cuda.is_available() else "cpu")'
-    ),
+    _right("device", "ternary", device='device = torch.device("cuda" if torch.cuda.is_available() else "cpu")'),
     _right(
         "device",
         "first_gpu",
@@ -1479,9 +1463,7 @@ SHUFFLE = (
         + "shuffled = Subset(train_set, torch.randperm(len(train_set)).tolist())\n"
         + "train_loader = DataLoader(shuffled, batch_size=32)",
     ),
-    _fake(
-        "shuffle", "permuted_copy_unused", epoch_start="X_shuffled = X_train[torch.randperm(len(X_train))]"
-    ),
+    _fake("shuffle", "permuted_copy_unused", epoch_start="X_shuffled = X_train[torch.randperm(len(X_train))]"),
     _fake(
         "shuffle",
         "shuffled_loader_unused",
@@ -1542,9 +1524,7 @@ LR = (
         ''',
         optimizer="config = TrainConfig()\noptimizer = <<optimizer_class>>(model.parameters(), lr=config.learning_rate)",
     ),
-    _right(
-        "lr", "adamw", optimizer="optimizer = optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4)"
-    ),
+    _right("lr", "adamw", optimizer="optimizer = optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4)"),
     _right(
         "lr",
         "param_groups",
@@ -1775,9 +1755,7 @@ GRAY: tuple[Style, ...] = (
         epoch_start="np.random.shuffle(train_loader)",
     ),
     # Another start each epoch, the same neighbours.
-    _fake(
-        "shuffle", "rotated", epoch_start="X_train[:], y_train[:] = X_train.roll(7, 0), y_train.roll(7, 0)"
-    ),
+    _fake("shuffle", "rotated", epoch_start="X_train[:], y_train[:] = X_train.roll(7, 0), y_train.roll(7, 0)"),
     # High for Adam, though it often trains.
     _right("lr", "one_fiftieth", optimizer="optimizer = <<optimizer_class>>(model.parameters(), lr=0.02)"),
 )

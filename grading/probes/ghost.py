@@ -146,7 +146,7 @@ class GhostDevice(TorchFunctionMode):
                 return _mark(func(*args, **{**kwargs, "device": "cpu"}), kind)
             return original(context, func, types, args, kwargs)
 
-        DeviceContext.__torch_function__ = function
+        setattr(DeviceContext, "__torch_function__", function)  # noqa: B010  # a method, replaced for a while
         self.restorers.append(lambda: setattr(DeviceContext, "__torch_function__", original))
 
     # -- the marks -----------------------------------------------------------------------
@@ -230,8 +230,9 @@ class GhostDevice(TorchFunctionMode):
         """`Module.to`: parse with the real device name, which then reaches each tensor's `.to`."""
         parsed = func(*args, **kwargs)
         device = parsed[0]
-        if device is None and args and isinstance(args[0], torch.Tensor) and _marked(args[0]):
-            return (torch.device(_marked(args[0])), *parsed[1:])
+        mark = _marked(args[0]) if args and isinstance(args[0], torch.Tensor) else None
+        if device is None and mark is not None:
+            return (torch.device(mark), *parsed[1:])
         return parsed
 
     def _request(self, target: str) -> None:

@@ -29,7 +29,13 @@ from torch.optim import optimizer as optim_module
 from torch.utils import data as torch_data
 
 # Programs legitimately replace these (flushing prints, quiet warnings).
-_TOLERATED = {("builtins", "print"), ("builtins", "open"), ("builtins", "_"), ("sys", "excepthook"), ("sys", "displayhook")}
+_TOLERATED = {
+    ("builtins", "print"),
+    ("builtins", "open"),
+    ("builtins", "_"),
+    ("sys", "excepthook"),
+    ("sys", "displayhook"),
+}
 _MUTABLE = (types.FunctionType, types.BuiltinFunctionType, type, property, types.MethodDescriptorType, staticmethod)
 
 

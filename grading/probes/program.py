@@ -69,10 +69,12 @@ def call_with(function: Callable[..., Any], roles: Mapping[str, Any], extras: Ma
     except (TypeError, ValueError):
         return function(*roles.values())
     parameters = list(signature.parameters.values())
-    required = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [
+        p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
     in_order = len(required) <= len(roles)
-    for parameter, role in zip(required, roles, strict=False):
-        other = [r for r, names in _ALIASES.items() if parameter.name.lower() in names and r != role]
+    for parameter, expected in zip(required, roles, strict=False):
+        other = [r for r, names in _ALIASES.items() if parameter.name.lower() in names and r != expected]
         in_order = in_order and not other
     if in_order:
         try:

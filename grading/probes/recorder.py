@@ -18,7 +18,7 @@ import math
 import sys
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,7 @@ class GradientLedger:
     `fresh + stale`. Gradient accumulation sums several fresh gradients and is no fault.
     """
 
-    def __init__(self, parameters: list[torch.Tensor]) -> None:
+    def __init__(self, parameters: Sequence[torch.Tensor]) -> None:
         self.entries: list[dict[str, Any]] = []
         for parameter in parameters:
             entry: dict[str, Any] = {"p": parameter, "fresh": None, "stale": None, "version": parameter._version}
@@ -122,7 +122,7 @@ class GradientLedger:
         return any(entry["fresh"] is not None for entry in self.entries)
 
     def compare(self) -> tuple[float, float, float, float, float]:
-        """fresh norm, stale norm, a, b, misfit over all watched parameters; then start anew."""
+        """Fresh norm, stale norm, a, b, misfit over all watched parameters; then start anew."""
         ff = fs = ss = uf = us = uu = 0.0
         with torch.no_grad():
             for entry in self.entries:
@@ -298,7 +298,7 @@ class Recorder:
 
         self._replace(nn.Module, "__call__", call)
 
-        def watch_class(cls: Any, **kwargs: Any) -> None:
+        def watch_class(cls: Any, /, **_: Any) -> None:
             forward = cls.__dict__.get("forward")
             if cls.__module__ == recorder.namespace.get("__name__") and isinstance(forward, types.FunctionType):
                 cls.forward = recorder._watched_forward(forward)  # for models called as model.forward(x)
@@ -632,7 +632,8 @@ class Recorder:
             self.old_alive_now = sum(first <= s < middle for s in self.alive)
         node = tensor.grad_fn
         if node is not None:
-            node.metadata["assay"] = Token(serial, self.alive, self.epoch)
+            metadata: Any = node.metadata
+            metadata["assay"] = Token(serial, self.alive, self.epoch)
 
     def _eval_gap(
         self, module: nn.Module, args: Any, kwargs: Any, tensor: torch.Tensor, forward: Callable[..., Any]
@@ -815,7 +816,7 @@ def _code(function: Any, name: str) -> types.CodeType | None:
             break
         function = inner
     if not hasattr(function, "__code__"):
-        function = getattr(type(function), "__call__", None)
+        function = vars(type(function)).get("__call__")
     code = getattr(function, "__code__", None)
     return code if isinstance(code, types.CodeType) else None
 
@@ -868,7 +869,7 @@ def _on_simplex(tensor: torch.Tensor) -> float:
 def _describe_optimizer(optimizer: Optimizer, model: nn.Module | None) -> dict[str, Any]:
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     trainable = [p for p in model.parameters() if p.requires_grad] if model is not None else []
-    plain = {k: v for k, v in optimizer.defaults.items() if isinstance(v, (int, float, bool, str))}
+    plain: dict[str, Any] = {k: v for k, v in optimizer.defaults.items() if isinstance(v, (int, float, bool, str))}
     for key, value in optimizer.defaults.items():
         if isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) for v in value):
             plain[key] = list(value)

@@ -121,18 +121,14 @@ def _first_counter(*places: tuple[str, str]) -> int | None:
 def oom_kills() -> int:
     """How often the kernel killed for memory in this container (cgroup v1 or v2)."""
     return (
-        _first_counter(
-            (f"{CGROUP}/memory/memory.oom_control", "oom_kill"), (f"{CGROUP}/memory.events", "oom_kill")
-        )
+        _first_counter((f"{CGROUP}/memory/memory.oom_control", "oom_kill"), (f"{CGROUP}/memory.events", "oom_kill"))
         or 0
     )
 
 
 def cgroup_account() -> Json:
     """Limits and use of the container as its own cgroup tells; None where it does not."""
-    cpu_ns = _first_counter(
-        (f"{CGROUP}/cpuacct/cpuacct.usage", ""), (f"{CGROUP}/cpu,cpuacct/cpuacct.usage", "")
-    )
+    cpu_ns = _first_counter((f"{CGROUP}/cpuacct/cpuacct.usage", ""), (f"{CGROUP}/cpu,cpuacct/cpuacct.usage", ""))
     cpu_us = _first_counter((f"{CGROUP}/cpu.stat", "usage_usec"))
     return {
         "memory_limit_bytes": _first_counter(
@@ -309,9 +305,7 @@ class MemoryImporter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def __init__(self, modules: Mapping[str, tuple[types.CodeType, str]]) -> None:
         self._modules = modules
-        self._packages = {
-            name.rsplit(".", depth)[0] for name in modules for depth in range(1, name.count(".") + 1)
-        }
+        self._packages = {name.rsplit(".", depth)[0] for name in modules for depth in range(1, name.count(".") + 1)}
 
     def find_spec(
         self, fullname: str, path: object = None, target: object = None
@@ -320,9 +314,7 @@ class MemoryImporter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         if fullname not in self._modules and fullname not in self._packages:
             return None
         origin = module_filename(fullname) if fullname in self._modules else None
-        return importlib.machinery.ModuleSpec(
-            fullname, self, origin=origin, is_package=fullname in self._packages
-        )
+        return importlib.machinery.ModuleSpec(fullname, self, origin=origin, is_package=fullname in self._packages)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
         """The default module will do."""
@@ -435,9 +427,7 @@ class Context:
     emit(name, data=None, arrays=None): writes an evidence frame; safe from any thread.
     """
 
-    def __init__(
-        self, step: Step, submission_path: str, submission_source: bytes, emit: Callable[..., None]
-    ) -> None:
+    def __init__(self, step: Step, submission_path: str, submission_source: bytes, emit: Callable[..., None]) -> None:
         import numpy
 
         self.step, self.params = step.name, step.params
@@ -674,9 +664,7 @@ class Output:
 class Evidence:
     """A step's evidence frames: lengths checked, contents relayed unread."""
 
-    def __init__(
-        self, fd: int, limits: Json, relay: Callable[[int, bytes], None], remarks: list[str]
-    ) -> None:
+    def __init__(self, fd: int, limits: Json, relay: Callable[[int, bytes], None], remarks: list[str]) -> None:
         self.fd: int | None = fd
         self.over = False
         self.relayed_bytes = 0
@@ -999,9 +987,7 @@ def run_job(job: Job, ground: Ground, wire: HostWire) -> None:
     account = cgroup_account() if ground.is_container else {}
     cpu_s = account.get("cpu_s") or own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
     peak_bytes = account.get("peak_memory_bytes") or max(own.ru_maxrss, children.ru_maxrss) * 1024
-    wire.send(
-        {"type": "done", "steps_s": time.monotonic() - begun, "cpu_s": cpu_s, "peak_memory_bytes": peak_bytes}
-    )
+    wire.send({"type": "done", "steps_s": time.monotonic() - begun, "cpu_s": cpu_s, "peak_memory_bytes": peak_bytes})
 
 
 def serve(wire: HostWire) -> None:

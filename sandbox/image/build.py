@@ -105,8 +105,7 @@ def _engine() -> Iterator[Any]:
         client.ping()
     except (docker.errors.DockerException, OSError) as error:
         raise BuildError(
-            f"no Docker Engine answers ({error}); start one, for instance with `make engine`, "
-            "or set DOCKER_HOST"
+            f"no Docker Engine answers ({error}); start one, for instance with `make engine`, or set DOCKER_HOST"
         ) from error
     try:
         yield client

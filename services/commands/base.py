@@ -192,9 +192,7 @@ def sandbox_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def challenge_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--challenge`."""
-    return click.option("--challenge", "slug", required=True, metavar="NAME", help="See `assay challenges`.")(
-        command
-    )
+    return click.option("--challenge", "slug", required=True, metavar="NAME", help="See `assay challenges`.")(command)
 
 
 def jobs_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -50,9 +50,7 @@ def challenges(ctx: click.Context) -> None:
 )
 @click.argument("slug", metavar="CHALLENGE")
 @click.option("--brief", "part", flag_value="brief.md", help="What the candidate gets to read.")
-@click.option(
-    "--guide", "part", flag_value="guide.md", help="What the interviewer gets to read. Not for candidates."
-)
+@click.option("--guide", "part", flag_value="guide.md", help="What the interviewer gets to read. Not for candidates.")
 @click.option("--problem", "part", flag_value="problem.py", help="The program with the planted bugs.")
 @click.pass_context
 def show(ctx: click.Context, slug: str, part: str | None) -> None:
@@ -87,9 +85,7 @@ def show(ctx: click.Context, slug: str, part: str | None) -> None:
 @click.argument("slug", metavar="CHALLENGE")
 @sandbox_option
 @click.option("--all-subsets", is_flag=True, help="Every subset of the bugs instead of each bug alone.")
-@click.option(
-    "--seeds", type=click.IntRange(1, 1000), default=1, show_default=True, help="How many secret seeds."
-)
+@click.option("--seeds", type=click.IntRange(1, 1000), default=1, show_default=True, help="How many secret seeds.")
 @jobs_option
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 @click.pass_context

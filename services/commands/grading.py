@@ -65,12 +65,8 @@ def _hex_seed(_: click.Context, __: click.Parameter, value: str | None) -> str |
 @challenge_option
 @sandbox_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON (see `assay schema report`).")
-@click.option(
-    "--secret-seed", metavar="HEX", callback=_hex_seed, help="Secrets to use instead of fresh ones."
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write the report here, as JSON."
-)
+@click.option("--secret-seed", metavar="HEX", callback=_hex_seed, help="Secrets to use instead of fresh ones.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write the report here, as JSON.")
 @click.pass_context
 def grade(
     ctx: click.Context,
@@ -244,9 +240,7 @@ def _complain(outcome: Outcome, collection: Collection) -> None:
     for path, reason in collection.refused:
         click.echo(f"assay: refused {render.inert(path)}: {render.inert(reason)}", err=True)
     for failure in outcome.failures:
-        click.echo(
-            f"assay: no report for {render.inert(failure.name)}: {render.inert(failure.error)}", err=True
-        )
+        click.echo(f"assay: no report for {render.inert(failure.name)}: {render.inert(failure.error)}", err=True)
     if outcome.interrupted:
         click.echo("assay: interrupted; the same command goes on from here", err=True)
     elif outcome.failures:

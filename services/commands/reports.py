@@ -114,9 +114,7 @@ def replay(ctx: click.Context, report_file: Path, file: Path, name: str | None, 
     sandbox = open_sandbox(backend, choice)
     submission = Submission(name=before.submission_name, source=source)
     with progress.steps(stderr(), f"replaying {file.name}") as listener:
-        after = backend.grade(
-            submission, challenge, sandbox, secret_seed=before.secret_seed, listener=listener
-        )
+        after = backend.grade(submission, challenge, sandbox, secret_seed=before.secret_seed, listener=listener)
     _warn_of_other_versions(before, after)
     click.echo(f"before  {render.vector(before)}\nnow     {render.vector(after)}")
     same = render.vector(before) == render.vector(after)
