@@ -81,13 +81,16 @@ class Steps:
         """How many of them used gradients left over from before.
 
         With gradient used = a * fresh + b * stale, a carried-over step has b about as large
-        as a (both shrink alike under clipping); a clean one has b near zero.
+        as a (both shrink alike under clipping); a clean one has b near zero. A step whose
+        gradient far exceeds the fresh one got the rest from somewhere less visible.
         """
         rows = self.checked()
         fresh, stale = rows[:, STEP_COLUMNS.index("fresh_norm")], rows[:, STEP_COLUMNS.index("stale_norm")]
         a, b = rows[:, STEP_COLUMNS.index("fresh_share")], rows[:, STEP_COLUMNS.index("stale_share")]
+        excess = rows[:, STEP_COLUMNS.index("excess")]
         with np.errstate(invalid="ignore"):
-            return int(((stale > 1e-6 * fresh) & (np.abs(b) > 0.25 * np.abs(a)) & (np.abs(b) > 1e-8)).sum())
+            carried = (stale > 1e-6 * fresh) & (np.abs(b) > 0.25 * np.abs(a)) & (np.abs(b) > 1e-8)
+            return int((carried | (excess > 1.0)).sum())
 
     def thrown_away(self) -> int:
         """How many of them used nothing at all."""
@@ -125,9 +128,12 @@ class Backwards:
         return int((self.column("left_over") > 0).sum())
 
     def typical_update(self) -> float:
-        """Median root-mean-square change of the watched parameter between them; nan without any."""
+        """Median root-mean-square change of the watched parameter over the first 12; nan without any.
+
+        The first steps tell: with a rate that is far too large the gradients soon vanish.
+        """
         changes = self.column("update_rms")
-        changes = changes[np.isfinite(changes)]
+        changes = changes[np.isfinite(changes)][:12]
         return float(np.median(changes)) if len(changes) else math.nan
 
 

@@ -28,7 +28,7 @@ from sandbox.spec import RunResult, RunStatus, Step
 
 CLASSES = 4
 VALUE_TOLERANCE = 2e-5  # float32 against float64, losses of order one
-MAGNITUDES = (0.0, 1.0, 12.0, 512.0, 1024.0)
+MAGNITUDES = (0.0, 0.25, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
 BATCHES, BATCH_ROWS = 3, 16
 TRAIN_BATCHES = 6
 LEAK_BATCHES, LEAK_ROWS, BALLAST_BYTES = 64, 8, 3 << 19
@@ -133,17 +133,12 @@ def judge(secrets: Secrets, manifest: Manifest, run: RunResult) -> Judgement:
     real, mini = Table.of(seen, "real"), Table.of(seen, "mini")
     if not mini.trained_any():
         mini = Table.of(seen, "mini.redirected", step="mini")
+    closely = _zero_grad(mini, MINI, least=4)
+    # A call keeps what the run keeps, and the close look sees what the discreet one cannot.
     sights: dict[str, list[Sight | None]] = {
         "softmax": [_softmax(seen)],
-        "zero-grad": [
-            _zero_grad_run(real, mini),
-            _zero_grad(mini, MINI, least=4),
-            _zero_grad_call(secrets, seen),
-        ],
-        # What a call keeps, the run keeps: the worse of the two stands.
-        "loss-leak": sorted(
-            [_leak_run(real), _leak_call(seen)], key=lambda sight: sight is None or sight.verdict is not N
-        ),
+        "zero-grad": [*_worse_first(_zero_grad_run(real, mini), closely), _zero_grad_call(secrets, seen)],
+        "loss-leak": _worse_first(_leak_run(real), _leak_call(seen)),
         "eval": [_eval_run(real, RUN), _eval_run(mini, MINI), _eval_call(secrets, seen)],
         "no-grad": [_graph_run(real, RUN), _graph_run(mini, MINI), _graph_call(secrets, seen)],
         "device": [_device(seen)],
@@ -166,6 +161,10 @@ def judge(secrets: Secrets, manifest: Manifest, run: RunResult) -> Judgement:
         tampering=tuple([*doubts, *conflicts, *_false_history(secrets, seen)]),
         run_error=_run_error(seen),
     )
+
+
+def _worse_first(first: Sight | None, second: Sight | None) -> list[Sight | None]:
+    return sorted([first, second], key=lambda sight: sight is None or sight.verdict is not N)
 
 
 def _decide(bug_id: str, sights: Sequence[Sight], doubtful: bool) -> tuple[BugFinding, str | None]:
@@ -237,25 +236,43 @@ def _softmax(seen: SeenRun) -> Sight | None:
     if squashed:
         where = " and ".join(squashed)
         seen_text = (
-            f"the {where} loss flattens out: at scores of 12 it keeps {flat:.0%} of its slope, so scores are squashed"
+            f"the {where} loss flattens out: at scores of 16 it keeps {flat:.0%} of its slope, so scores are squashed"
         )
         notes = ("Mended in one of training and validation only.",) if len(squashed) == 1 and len(verdicts) == 2 else ()
         return Sight(N, seen_text, VALUE, MINI, notes)
-    return Sight(F, f"the loss follows the raw scores ({flat:.0%} of its slope left at scores of 12)", VALUE, MINI)
+    return Sight(F, f"the loss follows the raw scores ({flat:.0%} of its slope left at scores of 16)", VALUE, MINI)
 
 
 def _unsquashed(curve: dict[tuple[Any, Any], float | None]) -> tuple[bool, float] | None:
+    """Whether the loss follows the scores, and the share of its slope that is left at 16.
+
+    Free of squashing is a loss that keeps growing as scores become ever more confidently
+    wrong; or one that is bounded only by a guard against overflow (log(p + eps), clamped
+    scores): exactly linear up to its bound, and next to nothing when scores are confidently
+    right. A softmax, tanh or normalisation bends long before, whatever its temperature.
+    """
+
     def value(right: int, magnitude: float) -> float:
         found = curve.get((right, magnitude))
         return math.nan if found is None else found
 
-    small = value(0, 1.0) - value(1, 1.0)
-    large = value(0, 12.0) - value(1, 12.0)
-    if not (math.isfinite(small) and abs(small) > 1e-4) or math.isnan(large):
+    difference = {m: value(0, m) - value(1, m) for m in MAGNITUDES[1:]}
+    smallest = MAGNITUDES[1]
+    slope = difference[smallest] / smallest
+    if not math.isfinite(slope) or abs(slope) < 1e-5:
         return None
-    flat = large / 12.0 / small
-    growth = (value(0, 1024.0) - value(0, 512.0)) / 512.0 / small
-    return flat >= 0.65 or (math.isfinite(growth) and growth >= 0.05), flat
+    flat = difference[16.0] / 16.0 / slope
+    flat = flat if math.isfinite(flat) else 1.0
+    last, before = MAGNITUDES[-1], MAGNITUDES[-2]
+    if value(0, last) == math.inf or (value(0, last) - value(0, before)) / (last - before) / slope >= 0.05:
+        return True, flat
+    finite = {m: d / slope for m, d in difference.items() if math.isfinite(d)}
+    bound = max(finite.values())
+    linear = [m for m, d in finite.items() if d < 0.8 * bound]
+    bent = any(abs(finite[m] / m - 1.0) > 0.05 for m in linear)
+    floor = min((value(1, m) for m in MAGNITUDES if math.isfinite(value(1, m))), default=math.nan)
+    reaches_zero = floor <= 0.1 * abs(value(1, 0.0))
+    return len(linear) >= 2 and not bent and reaches_zero, flat
 
 
 # -- bug 2: gradients never cleared -----------------------------------------------------------
@@ -578,7 +595,7 @@ def _rate(table: Table, source: str) -> Sight | None:
     peak, mean = float(rates.max()), float(rates.mean())
     update = after.typical_update()
     text = f"{optimizer.name} steps at {peak:.3g}" + ("" if rates.min() == peak else f" at most, {mean:.3g} on average")
-    if optimizer.adaptive and math.isfinite(update) and update > max(8 * peak, 0.05):
+    if math.isfinite(update) and update > (max(8 * peak, 0.05) if optimizer.adaptive else max(40 * peak, 0.15)):
         return Sight(N, f"{text}, yet moves its weights by {update:.2g} a step", OBSERVED, source)
     bound = LARGEST_LR if optimizer.adaptive else optimizer.largest_sgd_rate()
     scheduled = rates.min() < 0.9 * peak

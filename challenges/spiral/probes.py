@@ -325,11 +325,11 @@ def _force_scores(emit: Any, namespace: Any, captured: Any, context: Any) -> Non
     y = context.arrays["forced_y"]
     x = _shown_rows(train.get("dataloader"), context.arrays["forced_x"])
     layer, classes = _score_layer(model, torch.from_numpy(x))
-    head = _HeadForcing(model, classes)
+    head = _HeadForcing(layer or model, classes)
     if layer is None and not head.usable:
         emit("mini.forced", {"layer": None})
         return
-    if layer is None:
+    if head.usable:
         y = np.zeros_like(y)  # one bias for all rows, so all rows are of one class
     known = ("model", "dataloader", "criterion", "optimizer", "device")
     extras = {k: v for k, v in train.items() if k not in known}
@@ -342,7 +342,10 @@ def _force_scores(emit: Any, namespace: Any, captured: Any, context: Any) -> Non
                 target = torch.from_numpy(y if right else (y + 1) % classes)
                 forced = functional.one_hot(target, classes).float() * magnitude
                 optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
-                undo = head.force(forced[0]) if layer is None else layer.register_forward_hook(_forcing(forced)).remove
+                if head.usable or layer is None:
+                    undo = head.force(forced[0])
+                else:
+                    undo = layer.register_forward_hook(_forcing(forced)).remove
                 log.values.clear()
                 try:
                     returned = _quietly(lambda opt=optimizer: _train(namespace, model, loader, criterion, opt, extras))  # type: ignore[misc]
@@ -355,10 +358,14 @@ def _force_scores(emit: Any, namespace: Any, captured: Any, context: Any) -> Non
 
 
 class _HeadForcing:
-    """Forces the scores of a model whose last layer is bare parameters: no weight, all bias."""
+    """Forces the scores that a layer gives by its own parameters: no weight, all bias.
 
-    def __init__(self, model: nn.Module, classes: int) -> None:
-        own = list(model.parameters())
+    Whatever the layer's class or its hooks do afterwards still happens. A layer without
+    bias, or whose weight is computed from other parameters, cannot be forced so.
+    """
+
+    def __init__(self, owner: nn.Module, classes: int) -> None:
+        own = list(owner.parameters()) if not hasattr(owner, "parametrizations") else []
         self.bias = next((p for p in reversed(own) if p.shape == (classes,)), None)
         self.weight = next((p for p in reversed(own) if p.dim() == 2 and classes in p.shape), None)
         self.usable = self.bias is not None and self.weight is not None

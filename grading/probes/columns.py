@@ -28,6 +28,7 @@ STEP_COLUMNS = (
     "fresh_share",  # a in: gradient used = a * fresh + b * stale (least squares)
     "stale_share",  # b
     "misfit",  # relative residual of that fit
+    "excess",  # norm of what exceeds the fresh gradient element by element, relative to its norm
     "update_rms",  # root mean square of the parameters' change, nan when not sampled
     "optimizer",  # number of the optimizer object
     "call",

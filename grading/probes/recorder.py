@@ -35,6 +35,10 @@ from grading.probes.columns import BACKWARD_COLUMNS, CONTEXTS, FORWARD_COLUMNS, 
 MODE_LAYERS = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
 
 
+_requires_grad = torch.Tensor.requires_grad.__get__  # type: ignore[attr-defined]
+_grad_fn = torch.Tensor.grad_fn.__get__  # type: ignore[union-attr]
+
+
 class StopProbe(BaseException):
     """Ends a program that has shown enough. BaseException, so `except Exception` lets it pass."""
 
@@ -121,9 +125,13 @@ class GradientLedger:
         """Whether gradients have arrived since the last comparison."""
         return any(entry["fresh"] is not None for entry in self.entries)
 
-    def compare(self) -> tuple[float, float, float, float, float]:
-        """Fresh norm, stale norm, a, b, misfit over all watched parameters; then start anew."""
-        ff = fs = ss = uf = us = uu = 0.0
+    def compare(self) -> tuple[float, float, float, float, float, float]:
+        """fresh norm, stale norm, a, b, misfit and excess over all watched parameters.
+
+        Whatever clipping or scaling does, no element of the gradient used can exceed the
+        fresh one, unless something was added to it.
+        """
+        ff = fs = ss = uf = us = uu = excess = 0.0
         with torch.no_grad():
             for entry in self.entries:
                 fresh, stale, used = entry["fresh"], entry["stale"], entry["p"].grad
@@ -134,12 +142,12 @@ class GradientLedger:
                 ff += float(fresh @ fresh)
                 uf += float(used @ fresh)
                 uu += float(used @ used)
+                excess += float((used.abs() - fresh.abs()).clamp(min=0).pow(2).sum())
                 if stale is not None:
                     stale = stale.double().flatten()
                     fs += float(fresh @ stale)
                     ss += float(stale @ stale)
                     us += float(used @ stale)
-        self.clear()
         determinant = ff * ss - fs * fs
         if ss > 0 and ff == 0.0:
             a, b = 0.0, us / ss  # nothing fresh: what is used can only be left over
@@ -150,7 +158,8 @@ class GradientLedger:
             a, b = (uf / ff if ff > 0 else math.nan), (math.nan if ss > 0 else 0.0)
         residual = uu - 2 * (a * uf + b * us) + a * a * ff + 2 * a * b * fs + b * b * ss
         misfit = math.sqrt(max(residual, 0.0) / uu) if uu > 0 else 0.0
-        return math.sqrt(ff), math.sqrt(ss), a, b, misfit
+        relative = math.sqrt(excess / ff) if ff > 0 else (math.inf if excess > 0 else 0.0)
+        return math.sqrt(ff), math.sqrt(ss), a, b, misfit, relative
 
     def clear(self) -> None:
         """Forget what has arrived, as after a step."""
@@ -230,6 +239,8 @@ class Recorder:
         self.outermost: nn.Module | None = None
         self.watched_classes: set[type] = set()
         self.step_row: list[float] | None = None
+        self.step_depth = 0
+        self.comparisons = 0
         self.backwards: list[list[float]] = []
         self.flushed_backwards = 0
         # By parameter whose changes are followed: itself, its value and the rates a pass ago.
@@ -510,7 +521,8 @@ class Recorder:
         if tensor is None:
             return
         serial = len(self.forwards)
-        graph = tensor.requires_grad and tensor.grad_fn is not None
+        with torch._C.DisableTorchFunctionSubclass():  # a subclass of Tensor may lie about itself
+            graph = bool(_requires_grad(tensor)) and _grad_fn(tensor) is not None
         if graph and self.context != "validate":
             self._begin_training_forward(module)
         layers = [m for m in module.modules() if isinstance(m, MODE_LAYERS)]
@@ -530,7 +542,7 @@ class Recorder:
             _on_simplex(tensor) if self.thorough or serial < 200 else math.nan,
             serial,
         ]
-        if self.thorough and self.context != "train":
+        if self.context != "train" and (self.thorough or self._wants_comparison(graph)):
             row[9] = self._eval_gap(module, args, kwargs, tensor, forward)
         self.forwards.append(row)
         if graph is False and self.context != "train":
@@ -635,6 +647,13 @@ class Recorder:
             metadata: Any = node.metadata
             metadata["assay"] = Token(serial, self.alive, self.epoch)
 
+    def _wants_comparison(self, graph: bool) -> bool:
+        """Whether a discreet watch spends an eval-mode forward here: on the first few validations."""
+        if self.context != "validate" and (graph or self.last_kind != "validate"):
+            return False
+        self.comparisons += 1
+        return self.comparisons <= 3
+
     def _eval_gap(
         self, module: nn.Module, args: Any, kwargs: Any, tensor: torch.Tensor, forward: Callable[..., Any]
     ) -> float:
@@ -683,32 +702,46 @@ class Recorder:
     # -- optimizer steps -----------------------------------------------------------------
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Note the gradients that this step is about to use.
+
+        A step may call another one's (a subclass calling its parent): the innermost look,
+        the one nearest to the update itself, stands.
+        """
+        self.step_depth += 1
+        if self.step_depth == 1:
+            self.step_row = None
         if self.ledger is not None and self.ledger.pending():
             self._note_step(optimizer)
-        else:
-            self.step_row = None
-        self._sample_update()
+        if self.step_depth == 1:
+            self._sample_update()
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self.step_depth = max(0, self.step_depth - 1)
+        if self.step_depth:
+            return
         if self.step_row is None and self.ledger is not None and self.ledger.pending():
             self._note_step(optimizer)  # step(closure): the gradients came during the step
         if self.step_row is not None and self.before_step is not None and self.before_value is not None:
             with torch.no_grad():
                 change = (self.before_step.detach() - self.before_value).float()
-                self.step_row[9] = float(change.pow(2).mean().sqrt())
+                self.step_row[STEP_COLUMNS.index("update_rms")] = float(change.pow(2).mean().sqrt())
+            # A hook of the program's own may have come after the look before the step.
+            afterwards = self.ledger.compare() if self.ledger is not None else ()
+            if afterwards and afterwards[-1] > 1.0:
+                self.step_row[4:10] = afterwards
         self.before_step = self.before_value = None
         if self.ledger is not None:
-            for entry in self.ledger.entries:
-                entry["version"] = entry["p"]._version
+            self.ledger.clear()
 
     def _note_step(self, optimizer: Optimizer) -> None:
-        serial = len(self.forwards) - 1
-        row = [serial, *_rates(optimizer), True]
-        row += [math.nan] * 6 + [self._optimizer_number(optimizer), self.call]
         assert self.ledger is not None
-        row[4:9] = self.ledger.compare()
-        self.steps.append(row)
-        self.step_row = row
+        row = [len(self.forwards) - 1, *_rates(optimizer), True, *self.ledger.compare(), math.nan]
+        row += [self._optimizer_number(optimizer), self.call]
+        if self.step_row is None:
+            self.steps.append(row)
+            self.step_row = row
+        else:
+            self.step_row[:] = row
 
     def _sample_update(self) -> None:
         if self.ledger is None or self.before_value is not None:
@@ -846,12 +879,9 @@ def _first_tensor(value: Any) -> torch.Tensor | None:
 
 
 def _statistics_version(module: nn.Module) -> tuple[int, ...]:
-    versions = []
-    for layer in module.modules():
-        tracked = getattr(layer, "running_mean", None)
-        if isinstance(tracked, torch.Tensor) and not tracked.is_inference():
-            versions.append(tracked._version)
-    return tuple(versions)
+    """How often the running statistics of each layer have been updated."""
+    counters = (getattr(layer, "num_batches_tracked", None) for layer in module.modules())
+    return tuple(int(c) for c in counters if isinstance(c, torch.Tensor) and c.numel() == 1)
 
 
 def _autocast_enabled() -> bool:
