@@ -136,6 +136,12 @@ class Backwards:
         changes = changes[np.isfinite(changes)][:12]
         return float(np.median(changes)) if len(changes) else math.nan
 
+    def first_updates(self) -> float:
+        """The largest such change among the first three; nan without any."""
+        changes = self.column("update_rms")
+        changes = changes[np.isfinite(changes)][:3]
+        return float(changes.max()) if len(changes) else math.nan
+
 
 @dataclass(frozen=True)
 class Table:
@@ -177,6 +183,12 @@ class Table:
     def trained_any(self) -> bool:
         """Whether a backward pass went through any forward."""
         return bool((self.column(self.forwards, "trained") > 0).any())
+
+    def probability_share(self) -> float | None:
+        """Share of the training outputs looked at whose rows are probabilities; None without any."""
+        seen = self.column(self.training_forwards(), "simplex")
+        seen = seen[np.isfinite(seen)]
+        return float((seen > 0).mean()) if len(seen) else None
 
     def training_forwards(self) -> Matrix:
         """Forwards that a backward pass went through."""
@@ -231,7 +243,7 @@ class Table:
                 segment += 1
             was_training = trained or (was_training and inside and row[1] == CONTEXTS["train"])
             kept = self.rows.get(int(row[FORWARD_COLUMNS.index("serial")]))
-            if trained and kept is not None:
+            if trained and kept is not None and (row[1] == CONTEXTS["train"] or not inside):
                 epochs.setdefault(call[index] if inside else segment, []).append(kept)
         return [epochs[key] for key in sorted(epochs)]
 

@@ -136,7 +136,7 @@ def judge(secrets: Secrets, manifest: Manifest, run: RunResult) -> Judgement:
     closely = _zero_grad(mini, MINI, least=4)
     # A call keeps what the run keeps, and the close look sees what the discreet one cannot.
     sights: dict[str, list[Sight | None]] = {
-        "softmax": [_softmax(seen)],
+        "softmax": [_softmax_run(real, mini), _softmax(seen)],
         "zero-grad": [*_worse_first(_zero_grad_run(real, mini), closely), _zero_grad_call(secrets, seen)],
         "loss-leak": _worse_first(_leak_run(real), _leak_call(seen)),
         "eval": [_eval_run(real, RUN), _eval_run(mini, MINI), _eval_call(secrets, seen)],
@@ -241,6 +241,14 @@ def _softmax(seen: SeenRun) -> Sight | None:
         notes = ("Mended in one of training and validation only.",) if len(squashed) == 1 and len(verdicts) == 2 else ()
         return Sight(N, seen_text, VALUE, MINI, notes)
     return Sight(F, f"the loss follows the raw scores ({flat:.0%} of its slope left at scores of 16)", VALUE, MINI)
+
+
+def _softmax_run(real: Table, mini: Table) -> Sight | None:
+    """Does the model give probabilities in its own run, although it gave raw scores on few rows?"""
+    on_few, in_run = mini.probability_share(), real.probability_share()
+    if on_few != 0.0 or not in_run:
+        return None
+    return Sight(N, f"{in_run:.0%} of its training outputs are probabilities, unlike on few rows", OBSERVED, RUN)
 
 
 def _unsquashed(curve: dict[tuple[Any, Any], float | None]) -> tuple[bool, float] | None:
@@ -595,8 +603,10 @@ def _rate(table: Table, source: str) -> Sight | None:
     peak, mean = float(rates.max()), float(rates.mean())
     update = after.typical_update()
     text = f"{optimizer.name} steps at {peak:.3g}" + ("" if rates.min() == peak else f" at most, {mean:.3g} on average")
-    if math.isfinite(update) and update > (max(8 * peak, 0.05) if optimizer.adaptive else max(40 * peak, 0.15)):
-        return Sight(N, f"{text}, yet moves its weights by {update:.2g} a step", OBSERVED, source)
+    first = after.first_updates()
+    hidden = update > max(8 * peak, 0.05) if optimizer.adaptive else first > max(40 * peak, 0.3)
+    if hidden:
+        return Sight(N, f"{text}, yet moves its weights by {max(update, first):.2g} a step", OBSERVED, source)
     bound = LARGEST_LR if optimizer.adaptive else optimizer.largest_sgd_rate()
     scheduled = rates.min() < 0.9 * peak
     if peak <= bound or (scheduled and mean <= bound and peak <= 5 * bound):

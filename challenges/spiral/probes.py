@@ -15,6 +15,7 @@ Nothing here decides anything, and nothing here is secret.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable
 from typing import Any
@@ -193,10 +194,9 @@ def mini(context: Any) -> None:
         # Perhaps it insists on an accelerator that is not here: pretend, so that the rest is seen.
         captured.clear()
         _seed(context)
-        ghost = GhostDevice(program.SUBMISSION_NAME, available=True)
+        ghost = GhostDevice("__main__", available=True)
         namespace, trained = _watched_main(context, "mini.redirected", captured, ghost)
     emit = context.emit
-    emit("mini.captured", {role: sorted(captured[role]) for role in captured})
     attempt(emit, "mini.forced", lambda: _force_scores(emit, namespace, captured, context))
     emit("mini.integrity", {"changed": fingerprint.changed()})
 
@@ -221,8 +221,9 @@ def _watched_main(context: Any, name: str, captured: dict[str, Any], ghost: Any)
         stop_after_forwards=params["max_forwards"],
         keep_row_epochs=params["epochs"],
     )
-    with ghost, watch, _no_workers():
-        namespace = _load_without_training(context, watch)
+    with ghost, _no_workers(), contextlib.ExitStack() as stack:
+        namespace = _load_without_training(context, "__main__")
+        stack.enter_context(watch)
         watch.wrap_classes(namespace)
         _shrink_dataset(namespace, context.arrays)
 
@@ -236,6 +237,9 @@ def _watched_main(context: Any, name: str, captured: dict[str, Any], ghost: Any)
                     torch.set_grad_enabled(True)  # a validation that left it off must not hide the rest
                 if role not in captured and callable(function):
                     captured[role] = program.bind_roles(function, args, kwargs)
+                    model = captured[role].get("model")
+                    if isinstance(model, nn.Module) and "state" not in captured:
+                        captured["state"] = {k: v.detach().clone() for k, v in model.state_dict().items()}
 
             return on_call
 
@@ -320,6 +324,9 @@ def _force_scores(emit: Any, namespace: Any, captured: Any, context: Any) -> Non
     if not isinstance(model, nn.Module):
         model = namespace["SpiralNet"]()
     model = model.to(CPU)
+    if captured.get("state"):
+        with contextlib.suppress(Exception):  # a model that was replaced meanwhile keeps its weights
+            model.load_state_dict(captured["state"])  # as before training, which may have diverged
     criterion = train.get("criterion") or validate.get("criterion") or nn.CrossEntropyLoss()
     val_criterion = validate.get("criterion") or criterion
     y = context.arrays["forced_y"]
@@ -471,7 +478,7 @@ def ghost(context: Any) -> None:
 
 def _ghost_run(context: Any, *, available: bool) -> None:
     seen: list[dict[str, Any]] = []
-    pretended = GhostDevice(program.SUBMISSION_NAME, available=available)
+    pretended = GhostDevice("__main__", available=available)
     wanted = context.params["forwards"]
 
     def look(module: nn.Module, args: Any) -> None:
@@ -486,7 +493,7 @@ def _ghost_run(context: Any, *, available: bool) -> None:
 
     error: dict[str, str] | None = None
     with _no_workers(), pretended:
-        namespace = _load_without_training(context)
+        namespace = _load_without_training(context, "__main__")
         _shrink_dataset(namespace, context.arrays)
         handle = nn_module.register_module_forward_pre_hook(look)
         try:
@@ -658,33 +665,26 @@ def _seed(context: Any) -> None:
     random.seed(seed)
 
 
-def _load_without_training(context: Any, watch: Recorder | None = None) -> dict[str, Any]:
-    """Load the submission; a file that trains while it is loaded is cut short there.
+def _load_without_training(context: Any, name: str = program.SUBMISSION_NAME) -> dict[str, Any]:
+    """Load the submission under `name`; a file that trains while it is loaded is cut short there.
 
-    A few forward passes at module level are a sanity check, many are the training itself.
+    As "__main__" it sees itself run as a script, so its guarded part begins as well. A few
+    forward passes at module level are a sanity check, many are the training itself.
     """
     forwards = 0
 
-    def refuse(*_: Any) -> None:
+    def refuse(module: nn.Module, _: Any) -> None:
         nonlocal forwards
-        forwards += 1
+        forwards += type(module).__module__ == name
         if forwards > MODULE_LEVEL_FORWARDS:
             raise StopProbe
 
-    handle = None
-    if watch is not None:
-        watch.on_train_forward = refuse
-    else:
-        handle = nn_module.register_module_forward_pre_hook(
-            lambda module, _: refuse() if type(module).__module__ == program.SUBMISSION_NAME else None
-        )
+    handle = nn_module.register_module_forward_pre_hook(refuse)
     try:
-        namespace, error = program.load(context.submission_source, context.submission_path)
+        namespace, error = program.load(context.submission_source, context.submission_path, name=name)
     finally:
-        if watch is not None:
-            watch.on_train_forward = None
-        if handle is not None:
-            handle.remove()
+        handle.remove()
+        torch.set_grad_enabled(True)
     told = None if error is None else describe(error)
     callables = sorted(n for n in context.params["required_names"] if callable(namespace.get(n)))
     context.emit("load", {"error": told, "cut_short": isinstance(error, StopProbe), "callables": callables})

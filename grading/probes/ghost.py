@@ -240,6 +240,8 @@ class GhostDevice(TorchFunctionMode):
 
     def _mark_of(self, name: str, args: Any, kwargs: Any) -> str | None:
         marks, plain = set(), 0
+        if name in ("cross_entropy", "nll_loss"):
+            args, kwargs = args[:2], {}  # scores and labels; weights of classes are another matter
         for tensor in _tensors(args, kwargs):
             mark = _marked(tensor)
             if mark is not None:

@@ -232,7 +232,6 @@ class Recorder:
         self.snapshot_limit = 0
         self.before_step: torch.Tensor | None = None
         self.before_value: torch.Tensor | None = None
-        self.on_train_forward: Callable[[], None] | None = None
         self.restorers: list[Callable[[], None]] = []
         self.stopped = False
         self.last_kind = ""
@@ -511,8 +510,6 @@ class Recorder:
     def _begin(self, module: nn.Module) -> None:
         if self.stop_after_forwards is not None and len(self.forwards) >= self.stop_after_forwards:
             self.stop()
-        if self.on_train_forward is not None:
-            self.on_train_forward()
         self.stats_before = _statistics_version(module)
 
     def _end(self, module: nn.Module, args: Any, kwargs: Any, output: Any, forward: Callable[..., Any]) -> None:
@@ -539,7 +536,7 @@ class Recorder:
             math.nan,
             self._model_number(module),
             _autocast_enabled(),
-            _on_simplex(tensor) if self.thorough or serial < 200 else math.nan,
+            _on_simplex(tensor) if self.thorough or serial < 20 or serial % 50 == 0 else math.nan,
             serial,
         ]
         if self.context != "train" and (self.thorough or self._wants_comparison(graph)):
