@@ -343,23 +343,31 @@ def _force_scores(emit: Any, namespace: Any, captured: Any, context: Any) -> Non
     val_extras = {k: v for k, v in validate.items() if k not in known}
     loader = _loader(x, y, len(y))
     rows = []
+    state = {k: v.detach().clone() for k, v in model.state_dict().items()}
+
+    def forced_call(scores: torch.Tensor, action: Callable[[], Any]) -> float | None:
+        model.load_state_dict(state)  # a hand-written update, too, has moved them
+        if head.usable or layer is None:
+            undo = head.force(scores[0])
+        else:
+            undo = layer.register_forward_hook(_forcing(scores)).remove
+        try:
+            return _quietly(action)
+        finally:
+            undo()
+
     with _BackwardLog() as log:
         for right in (1, 0):
             for magnitude in context.params["magnitudes"]:
                 target = torch.from_numpy(y if right else (y + 1) % classes)
-                forced = functional.one_hot(target, classes).float() * magnitude
+                scores = functional.one_hot(target, classes).float() * magnitude
                 optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
-                if head.usable or layer is None:
-                    undo = head.force(forced[0])
-                else:
-                    undo = layer.register_forward_hook(_forcing(forced)).remove
                 log.values.clear()
-                try:
-                    returned = _quietly(lambda opt=optimizer: _train(namespace, model, loader, criterion, opt, extras))  # type: ignore[misc]
-                    seen = log.values[-1] if log.values else None
-                    validated = _quietly(lambda: _validate(namespace, model, loader, val_criterion, val_extras))
-                finally:
-                    undo()
+                returned = forced_call(
+                    scores, lambda opt=optimizer: _train(namespace, model, loader, criterion, opt, extras)
+                )
+                seen = log.values[-1] if log.values else None
+                validated = forced_call(scores, lambda: _validate(namespace, model, loader, val_criterion, val_extras))
                 rows.append([right, magnitude, returned, seen, validated])
     emit("mini.forced", {"layer": type(layer).__name__, "classes": classes, "rows": rows})
 
