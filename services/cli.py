@@ -209,6 +209,7 @@ for _command in (
     about_challenges.challenges,
     about_challenges.show,
     about_challenges.verify,
+    about_challenges.selftest,
     about_challenges.settings,
 ):
     main.add_command(_command)

@@ -1,8 +1,10 @@
-"""`assay challenges`, `assay show`, `assay verify`, `assay settings`."""
+"""`assay challenges`, `assay show`, `assay verify`, `assay selftest`, `assay settings`."""
 
 from __future__ import annotations
 
 import json
+import os
+from typing import TYPE_CHECKING
 
 import click
 from rich.text import Text
@@ -23,6 +25,9 @@ from services.commands.base import (
     stdout,
 )
 from services.settings import markdown, rows
+
+if TYPE_CHECKING:
+    from grading.selftest import SelftestReport
 
 
 @click.command(
@@ -124,6 +129,53 @@ def verify(
             click.echo(f"wrong: {planted} planted, seed {one.seed}: {render.inert(why, 2000)}")
         click.echo(f"{found.runs} gradings, {len(found.failures)} wrong")
     ctx.exit(OK if found.passed else WANTING)
+
+
+@click.command(
+    epilog=examples(
+        "assay selftest spiral",
+    )
+)
+@click.argument("slug", metavar="CHALLENGE")
+@sandbox_option
+@jobs_option
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@click.pass_context
+def selftest(ctx: click.Context, slug: str, choice: str | None, jobs: int | None, as_json: bool) -> None:
+    """For authors: check the grader by weakening it.
+
+    Every rule of the challenge's judge is loosened, tightened or removed in turn; at least two known
+    programs must then be misread. Exit code: 0 all weakenings noticed, 1 some not.
+    """
+    from grading import selftest as mutation_test  # for authors only
+
+    backend: Backend = ctx.obj
+    challenge = backend.challenge(slug)
+    sandbox = open_sandbox(backend, choice)
+    with progress.counting(stderr(), f"running the cases of {slug}") as count:
+        found = mutation_test.selftest(
+            challenge,
+            sandbox,
+            seed=os.urandom(8).hex(),
+            jobs=jobs_at_a_time(backend, jobs),
+            progress=count,
+        )
+    if as_json:
+        print_json(json.loads(found.model_dump_json()))
+    else:
+        _print_selftest(found)
+    ctx.exit(OK if found.passed else WANTING)
+
+
+def _print_selftest(found: SelftestReport) -> None:
+    table = plain_table("weakening", "noticed by", "", right=("noticed by",))
+    for mutant in found.mutants:
+        table.add_row(mutant.mutant, str(len(mutant.caught_by)), mutant.stale or "; ".join(mutant.caught_by))
+    stdout().print(table)
+    for line in found.misread:
+        click.echo(f"misread without any weakening: {line}")
+    unnoticed = f"{len(found.survivors)} noticed by fewer than two of {found.cases} cases"
+    click.echo(f"{len(found.mutants)} mutants, {unnoticed}")
 
 
 @click.command(

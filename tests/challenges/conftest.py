@@ -56,9 +56,7 @@ def full_length() -> bool:
 def grade(rehearsal: RehearsalSandbox) -> Grade:
     challenge = load_challenge("spiral")
 
-    def grading(
-        source: str | bytes, *, seed: str | None = None, epochs: int = 20, seconds: float = 60.0
-    ) -> Report:
+    def grading(source: str | bytes, *, seed: str | None = None, epochs: int = 20, seconds: float = 60.0) -> Report:
         raw = source.encode() if isinstance(source, str) else source
         shorter = raw.replace(b"num_epochs = 20", b"num_epochs = %d" % epochs)
         submission = engine.Submission("program.py", shorter)

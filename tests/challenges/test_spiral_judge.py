@@ -67,9 +67,7 @@ def squashed_by(function: Callable[[np.ndarray], np.ndarray]) -> Loss:
     return lambda scores, label: cross_entropy(function(scores), label)
 
 
-def curve(
-    loss: Loss, classes: int = 4, weights: Sequence[float] = ()
-) -> dict[tuple[int, float], float | None]:
+def curve(loss: Loss, classes: int = 4, weights: Sequence[float] = ()) -> dict[tuple[int, float], float | None]:
     """The mean loss over labels, as the probe forces it: right 1 or 0, and the magnitude."""
     shares = np.array(weights or [1.0] * classes)
     values: dict[tuple[int, float], float | None] = {}
@@ -95,14 +93,7 @@ def test_cross_entropy_on_raw_scores_is_free_for_any_number_of_classes(classes: 
     assert unsquashed(smoothed(0.3), classes)
 
 
-KNOWN_GAP = pytest.mark.xfail(
-    reason="a score range that saturates late keeps its slope from 1 to 12; see docs/oracles.md, known limits"
-)
-
-
-@pytest.mark.parametrize(
-    "classes", [*range(2, 12), *(pytest.param(c, marks=KNOWN_GAP) for c in range(12, 21))]
-)
+@pytest.mark.parametrize("classes", range(2, 21))
 def test_softmax_in_front_of_cross_entropy_is_squashed_for_any_number_of_classes(classes: int) -> None:
     assert not unsquashed(squashed_by(softmax), classes)
 
@@ -115,10 +106,7 @@ def test_softmax_in_front_of_cross_entropy_is_squashed_for_any_number_of_classes
         *(pytest.param(focal(g), id=f"focal {g}") for g in (1.0, 2.0, 5.0)),
         pytest.param(hinge, id="hinge"),
         pytest.param(binary, id="binary cross-entropy with logits"),
-        *(
-            pytest.param(log_of_probabilities(e), id=f"log(p + {e:g})")
-            for e in (0.0, 1e-12, 1e-10, 1e-9, 1e-8)
-        ),
+        *(pytest.param(log_of_probabilities(e), id=f"log(p + {e:g})") for e in (0.0, 1e-12, 1e-10, 1e-9, 1e-8)),
         *(pytest.param(lambda s, y, k=k: k * cross_entropy(s, y), id=f"{k:g} times") for k in (0.01, 100.0)),
         *(pytest.param(squashed_by(lambda s, t=t: s / t), id=f"raw scores / {t:g}") for t in (0.5, 2.0, 5.0)),
     ],
@@ -136,14 +124,13 @@ def test_losses_that_follow_the_raw_scores(loss: Loss) -> None:
             for t in (1, 2, 5, 10, 30, 100)
         ),
         *(
-            pytest.param(squashed_by(lambda s, t=t: softmax(s / t)), id=f"softmax at temperature {t}")
-            for t in (0.1, 0.5, 1, 2)
+            pytest.param(squashed_by(lambda s, t=t: softmax(s / t)), id=f"softmax of scores / {t}")
+            for t in (0.1, 0.5, 1, 2, 3, 10, 30)
         ),
-        *(
-            pytest.param(
-                squashed_by(lambda s, t=t: softmax(s / t)), id=f"softmax at temperature {t}", marks=KNOWN_GAP
-            )
-            for t in (3, 10, 30, 100)
+        pytest.param(
+            squashed_by(lambda s: softmax(s / 100)),
+            id="softmax of scores / 100",
+            marks=pytest.mark.xfail(reason="hardly bent below 256: see docs/oracles.md, known limits"),
         ),
         pytest.param(squashed_by(np.tanh), id="tanh"),
         pytest.param(squashed_by(lambda s: 5 * np.tanh(s / 5)), id="soft clipping at 5"),
@@ -167,8 +154,7 @@ def test_class_weights_change_nothing(weights: list[float]) -> None:
 @pytest.mark.parametrize("missing", [None, math.nan])
 def test_a_curve_with_holes_decides_nothing(missing: float | None) -> None:
     assert judge._unsquashed({}) is None
-    for magnitude in (1.0, 12.0):
-        assert judge._unsquashed({**curve(cross_entropy), (0, magnitude): missing}) is None
+    assert judge._unsquashed({**curve(cross_entropy), (0, judge.MAGNITUDES[1]): missing}) is None
 
 
 def test_a_loss_that_ignores_the_scores_decides_nothing() -> None:
@@ -301,6 +287,4 @@ def test_nothing_secret_is_in_the_plan() -> None:
 
     assert secrets.seed.encode() not in crossing
     assert judge.held_out_rows(secrets)[1].tobytes() not in crossing
-    assert not {"challenges.spiral.judge", "challenges.spiral.mutations", "challenges.spiral.data"} & set(
-        plan.modules
-    )
+    assert not {"challenges.spiral.judge", "challenges.spiral.mutations", "challenges.spiral.data"} & set(plan.modules)

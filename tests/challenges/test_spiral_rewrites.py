@@ -83,9 +83,7 @@ def with_other_docstrings(source: str) -> str:
     tree = ast.parse(source)
     for node in [tree, *ast.walk(tree)]:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
-            node.body[0] = ast.Expr(
-                ast.Constant("Calls model.eval(), torch.no_grad() and optimizer.zero_grad().")
-            )
+            node.body[0] = ast.Expr(ast.Constant("Calls model.eval(), torch.no_grad() and optimizer.zero_grad()."))
     return ast.unparse(ast.fix_missing_locations(tree))
 
 
@@ -136,14 +134,10 @@ def with_other_names(source: str) -> str:
 
 def _rename_locals(function: ast.FunctionDef) -> None:
     inner = [n for n in ast.walk(function) if n is not function]
-    if any(
-        isinstance(n, ast.FunctionDef | ast.Lambda | ast.ClassDef | ast.Global | ast.Nonlocal) for n in inner
-    ):
+    if any(isinstance(n, ast.FunctionDef | ast.Lambda | ast.ClassDef | ast.Global | ast.Nonlocal) for n in inner):
         return  # closures: their names belong to several functions
     arguments = {a.arg for a in ast.walk(function.args) if isinstance(a, ast.arg)}
-    imported = {
-        a.asname or a.name for n in inner if isinstance(n, ast.Import | ast.ImportFrom) for a in n.names
-    }
+    imported = {a.asname or a.name for n in inner if isinstance(n, ast.Import | ast.ImportFrom) for a in n.names}
     caught = {n.name for n in inner if isinstance(n, ast.ExceptHandler) and n.name}
     matched = {n.name for n in inner if isinstance(n, ast.MatchAs | ast.MatchStar) and n.name}
     stored = {n.id for n in inner if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store | ast.Del)}
@@ -191,9 +185,7 @@ def vector_of(grade: Grade) -> Callable[[str], dict[str, str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rewrite", REWRITES, ids=lambda rewrite: rewrite.__name__)
-@pytest.mark.parametrize(
-    ("bugs", "verdict"), [((), "fixed"), (BUG_IDS, "not_fixed")], ids=["solution", "problem"]
-)
+@pytest.mark.parametrize(("bugs", "verdict"), [((), "fixed"), (BUG_IDS, "not_fixed")], ids=["solution", "problem"])
 def test_a_rewrite_that_changes_no_behaviour_changes_no_verdict(
     rewrite: Rewrite,
     bugs: tuple[str, ...],

@@ -35,9 +35,7 @@ def test_programs_in_random_styles_are_never_misread(grade: Grade) -> None:
             undecided += bug.verdict is Verdict.INCONCLUSIVE
             if bug.verdict is (Verdict.NOT_FIXED if style.right else Verdict.FIXED):
                 names = " ".join(f"{s.bug}/{s.name}" for s in choice.values())
-                wrong.append(
-                    f"{style.bug}/{style.name}: {bug.verdict}, {bug.evidence.summary} [{number}: {names}]"
-                )
+                wrong.append(f"{style.bug}/{style.name}: {bug.verdict}, {bug.evidence.summary} [{number}: {names}]")
         if report.tampering_suspected:
             wrong.append(f"{number}: {report.tampering_reasons}")
 

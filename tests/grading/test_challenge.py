@@ -33,9 +33,7 @@ def test_the_spiral_is_in_the_catalogue_with_its_eight_bugs() -> None:
 
     assert "spiral" in catalogue()
     assert [(bug.number, bug.id) for bug in manifest.bugs] == list(
-        enumerate(
-            ["softmax", "zero-grad", "loss-leak", "eval", "no-grad", "device", "shuffle", "lr"], start=1
-        )
+        enumerate(["softmax", "zero-grad", "loss-leak", "eval", "no-grad", "device", "shuffle", "lr"], start=1)
     )
     assert [manifest.band(fixed).rating for fixed in (0, 8)] == ["No Hire", "Strong Hire"]
 
@@ -60,9 +58,7 @@ def test_the_untouched_manifest_loads_from_elsewhere(load: Load) -> None:
         (edited('metric = "validation_accuracy"', 'metric = "beauty"'), r"goal\.metric"),
     ],
 )
-def test_a_bad_manifest_is_refused_in_words_that_name_the_place(
-    load: Load, text: str, complaint: str
-) -> None:
+def test_a_bad_manifest_is_refused_in_words_that_name_the_place(load: Load, text: str, complaint: str) -> None:
     with pytest.raises(ChallengeError, match=complaint) as caught:
         load(text)
 

@@ -86,9 +86,7 @@ def test_printable_keeps_the_end_of_long_text() -> None:
 
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_secrets_are_reproducible(seed: str, label: str) -> None:
-    first, second = (
-        Secrets(seed.encode("utf-8", "replace").hex()).rng("x" + label.encode().hex()) for _ in range(2)
-    )
+    first, second = (Secrets(seed.encode("utf-8", "replace").hex()).rng("x" + label.encode().hex()) for _ in range(2))
 
     np.testing.assert_array_equal(first.random(4), second.random(4))
 

@@ -80,9 +80,7 @@ def likeness(order: Order, **options: float) -> tuple[float, float]:
     return found
 
 
-@pytest.mark.parametrize(
-    "order", [same, backwards_each_other_time, rolled, batches_permuted, only_the_first_two_alike]
-)
+@pytest.mark.parametrize("order", [same, backwards_each_other_time, rolled, batches_permuted, only_the_first_two_alike])
 def test_an_order_that_comes_back_keeps_its_neighbours(order: Order) -> None:
     assert likeness(order)[0] >= 0.9
 
@@ -171,9 +169,7 @@ def every_tenth(hit: float, otherwise: float) -> np.ndarray:
         steps(stale_norm=1e-9, stale_share=1.0),  # rounding left over
         steps(stale_norm=1.0, stale_share=0.0),  # old ones were there and were cleared between
         steps(stale_norm=1.0, stale_share=np.nan),  # parallel: cannot be told
-        steps(
-            fresh_share=1.0, stale_norm=1.0, stale_share=0.1
-        ),  # what a weight decay added by hand looks like
+        steps(fresh_share=1.0, stale_norm=1.0, stale_share=0.1),  # what a weight decay added by hand looks like
     ],
 )
 def test_steps_on_their_own_gradients_carry_nothing(clean: Steps) -> None:
@@ -189,6 +185,7 @@ def test_steps_on_their_own_gradients_carry_nothing(clean: Steps) -> None:
         (steps(stale_norm=3.0, stale_share=0.5), 100),  # decayed by half instead of cleared
         (steps(stale_norm=3.0, stale_share=-1.0), 100),
         (steps(stale_norm=3.0, stale_share=1.0, fresh_share=0.0), 100),  # only the old ones were used
+        (steps(excess=3.0), 100),  # the rest came from somewhere less visible
         (
             steps(stale_norm=every_tenth(0.0, 3.0), stale_share=every_tenth(0.0, 1.0)),
             90,
@@ -207,7 +204,9 @@ def test_steps_on_no_gradients_at_all_are_counted() -> None:
     assert steps(fresh_share=0.0).carried() == 0
 
 
-@pytest.mark.parametrize("blind", [{"checked": 0.0}, {"fresh_norm": 0.0}, {"fresh_norm": np.nan}])
+@pytest.mark.parametrize(
+    "blind", [{"checked": 0.0}, {"fresh_norm": 0.0, "stale_norm": 0.0}, {"fresh_norm": np.nan, "stale_norm": np.nan}]
+)
 def test_steps_that_were_not_compared_count_for_nothing(blind: dict[str, float]) -> None:
     table = steps(**{"stale_norm": 3.0, "stale_share": 1.0, **blind})
 
