@@ -478,6 +478,10 @@ class DockerSandbox:
             raise
         return container
 
+    def image_identity(self) -> str:
+        """Which image runs the steps: what passed controls are remembered by."""
+        return self._image
+
     def cannot_hold(self) -> tuple[str, ...]:
         """What this Engine and kernel cannot promise."""
         missing = [

@@ -16,6 +16,7 @@ Nothing here decides anything, and nothing here is secret.
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -364,7 +365,7 @@ def _force_scores(emit: Any, namespace: Any, captured: Any, context: Any) -> Non
                 optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
                 log.values.clear()
                 returned = forced_call(
-                    scores, lambda opt=optimizer: _train(namespace, model, loader, criterion, opt, extras)
+                    scores, functools.partial(_train, namespace, model, loader, criterion, optimizer, extras)
                 )
                 seen = log.values[-1] if log.values else None
                 validated = forced_call(scores, lambda: _validate(namespace, model, loader, val_criterion, val_extras))

@@ -25,7 +25,10 @@ import docker
 import docker.errors
 
 HERE = Path(__file__).parent
-INPUTS = ("Dockerfile", "agent.py", "seccomp.json", "requirements.txt")
+INPUTS = ("Dockerfile", "agent.py", "seccomp.json")
+# The same locks as the host's own environment: a CPU build of torch where pip finds one, else the
+# public index's build with its GPU libraries.
+LOCKS = tuple(HERE.parent.parent / "requirements" / name for name in ("torch.txt", "torch-cuda.txt"))
 REPOSITORY = "assay-sandbox"
 SUITE = "bookworm"
 BASE_PACKAGES = ("python3.11", "libgomp1", "libstdc++6")
@@ -47,9 +50,9 @@ class BuildError(Exception):
 def image_tag() -> str:
     """The tag of the image that belongs to the files beside this one."""
     digest = hashlib.sha256()
-    for name in INPUTS:
-        content = (HERE / name).read_bytes()
-        digest.update(f"{name} {len(content)}\n".encode() + content)
+    for path in (*(HERE / name for name in INPUTS), *LOCKS):
+        content = path.read_bytes()
+        digest.update(f"{path.name} {len(content)}\n".encode() + content)
     return f"{REPOSITORY}:{digest.hexdigest()[:16]}"
 
 
@@ -182,38 +185,41 @@ def _import(engine: Any, archive: IO[bytes], tag: str) -> None:
 
 
 def _wheelhouse() -> Path:
-    """A folder with a wheel of every requirement and of pip; filled once per requirements."""
-    requirements = (HERE / "requirements.txt").read_bytes()
-    path = _build_dir() / f"wheelhouse-{hashlib.sha256(requirements).hexdigest()[:16]}"
+    """A folder with a wheel of every locked requirement and of pip; filled once per locks."""
+    digest = hashlib.sha256(b"".join(lock.read_bytes() for lock in LOCKS)).hexdigest()
+    path = _build_dir() / f"wheelhouse-{digest[:16]}"
     if not path.is_dir():
         _say("downloading the Python packages")
         with tempfile.TemporaryDirectory(dir=_build_dir()) as directory:
-            _run(
-                [
-                    sys.executable,
-                    "-m",
-                    "pip",
-                    "download",
-                    "--quiet",
-                    "--no-input",
-                    "--disable-pip-version-check",
-                    "--only-binary=:all:",
-                    "--python-version=3.11",
-                    "--implementation=cp",
-                    "--dest",
-                    directory,
-                    "--requirement",
-                    str(HERE / "requirements.txt"),
-                    "pip",
-                ],
-                "it needs a package index that has the versions in sandbox/image/requirements.txt; "
-                "the end of its output:",
-            )
-            shutil.copy(HERE / "requirements.txt", directory)
+            _download(["pip"], directory)
+            lock = _download_locked(directory)
+            shutil.copy(lock, Path(directory, "requirements.txt"))
             os.chmod(directory, 0o755)
             os.rename(directory, path)
             os.mkdir(directory)  # for the context manager to remove
     return path
+
+
+def _download_locked(directory: str) -> Path:
+    """Fetch what the first lock that pip can satisfy names; gives that lock."""
+    for lock in LOCKS[:-1]:
+        try:
+            _download(["--require-hashes", "--requirement", str(lock)], directory)
+        except BuildError:
+            _say("pip finds no CPU build of torch; the public build brings several gigabytes of GPU libraries")
+        else:
+            return lock
+    _download(["--require-hashes", "--requirement", str(LOCKS[-1])], directory)
+    return LOCKS[-1]
+
+
+def _download(arguments: Sequence[str], directory: str) -> None:
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check", "--no-deps"]
+    target = ["--only-binary=:all:", "--python-version=3.11", "--implementation=cp", "--dest", directory]
+    _run(
+        [*pip, *target, *arguments],
+        "it needs a package index that has the versions in requirements/; the end of its output:",
+    )
 
 
 def _build_image(engine: Any, tag: str, base: str, wheelhouse: Path) -> None:
