@@ -127,6 +127,15 @@ class Backwards:
         """How many began with gradient of an earlier step still there."""
         return int((self.column("left_over") > 0).sum())
 
+    def longest_pile(self) -> int:
+        """The longest stretch of passes that found gradients left over while no weight moved."""
+        piling = (self.column("left_over") > 0) & ~(self.column("moved") > 0)
+        longest = current = 0
+        for one in piling:
+            current = current + 1 if one else 0
+            longest = max(longest, current)
+        return longest
+
     def typical_update(self) -> float:
         """Median root-mean-square change of the watched parameter over the first 12; nan without any.
 

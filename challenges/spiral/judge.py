@@ -34,6 +34,7 @@ TRAIN_BATCHES = 6
 LEAK_BATCHES, LEAK_ROWS, BALLAST_BYTES = 64, 8, 3 << 19
 SGD_LR = 0.5
 MINI_EPOCHS = 4
+LONGEST_ACCUMULATION = 150  # batches between two steps: one and a half epochs; more is no accumulation
 LARGEST_LR = 0.0101  # the interface's bound of 0.01, and rounding
 
 MODULES = (
@@ -308,6 +309,9 @@ def _zero_grad_run(real: Table, mini: Table) -> Sight | None:
     after = real.backwards.after_update()
     if len(after) < 20:
         return None
+    pile = real.backwards.longest_pile()
+    if pile > LONGEST_ACCUMULATION:
+        return Sight(N, f"gradients pile up over {pile} batches in a row in {RUN}", OBSERVED, RUN)
     left = after.left_over()
     text = f"after {left} of {len(after)} steps the old gradients were still there in {RUN}"
     if left < max(1, 0.05 * len(after)):
