@@ -126,7 +126,7 @@ class GradientLedger:
         return any(entry["fresh"] is not None for entry in self.entries)
 
     def compare(self) -> tuple[float, float, float, float, float, float]:
-        """fresh norm, stale norm, a, b, misfit and excess over all watched parameters.
+        """Fresh norm, stale norm, a, b, misfit and excess over all watched parameters.
 
         Whatever clipping or scaling does, no element of the gradient used can exceed the
         fresh one, unless something was added to it.

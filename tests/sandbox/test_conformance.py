@@ -430,9 +430,7 @@ def _steps(rows: tuple[Row, ...], outside: Path) -> Iterator[Step]:
     for row in rows:
         array = x_small if row.name == "arrays_are_writable_copies" else x
         params = {"outside": str(outside)}
-        yield Step(
-            row.name, f"hostile.rows:{row.name}", params, {"x": array}, row.wall_time_s, row.cpu_time_s
-        )
+        yield Step(row.name, f"hostile.rows:{row.name}", params, {"x": array}, row.wall_time_s, row.cpu_time_s)
         yield Step(f"after {row.name}", "hostile.rows:canary", {"submission": SUBMISSION.hex()})
 
 
@@ -501,15 +499,11 @@ def run_table(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunRe
 def _table() -> Iterator[Any]:
     for backend in BACKENDS:
         for row in rows_of(backend.values[0]):
-            yield pytest.param(
-                backend.values[0], row, marks=backend.marks, id=f"{backend.values[0]}-{row.name}"
-            )
+            yield pytest.param(backend.values[0], row, marks=backend.marks, id=f"{backend.values[0]}-{row.name}")
 
 
 @pytest.mark.parametrize(("backend", "row"), list(_table()))
-def test_row_ends_as_promised_and_leaves_nothing(
-    run_table: Callable[[str], RunResult], backend: str, row: Row
-) -> None:
+def test_row_ends_as_promised_and_leaves_nothing(run_table: Callable[[str], RunResult], backend: str, row: Row) -> None:
     """A step ends with the right status, and the step after it finds a clean, working sandbox."""
     result = run_table(backend)
     step, canary = result.step(row.name), result.step(f"after {row.name}")
@@ -613,9 +607,7 @@ def test_failing_listener_leaves_nothing(backend: str) -> None:
 
 
 @pytest.mark.slow
-def test_process_sandbox_leaves_no_process_and_no_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_process_sandbox_leaves_no_process_and_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a job neither its directory nor any process with it as HOME is left."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     daemon = "subprocess.Popen(['sleep', '1000'], start_new_session=True)"
@@ -638,9 +630,7 @@ def _environ(pid: str) -> str:
 
 
 @pytest.mark.slow
-def test_process_sandbox_says_when_its_agent_was_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_process_sandbox_says_when_its_agent_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a plain process cannot stop is at least told from the candidate's fault, and cleared away."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(SandboxUnavailable, match="left"):

@@ -246,9 +246,7 @@ json_values = st.recursive(
 
 
 @given(st.sampled_from([READY, BEGIN, END, DONE]), st.data())
-def test_any_value_in_any_field_raises_only_protocol_errors(
-    frame: dict[str, Any], data: st.DataObject
-) -> None:
+def test_any_value_in_any_field_raises_only_protocol_errors(frame: dict[str, Any], data: st.DataObject) -> None:
     """A field of the wrong kind is a ProtocolError, whichever field and value it is."""
     field = data.draw(st.sampled_from(sorted(frame)))
     altered = pack_frame({**frame, field: data.draw(json_values)})

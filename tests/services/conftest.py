@@ -57,9 +57,7 @@ def a_report(
         notes=(text,),
     )
     bugs = tuple(
-        BugVerdict(
-            number=bug.number, id=bug.id, title=bug.title, verdict=verdict, evidence=evidence, wall_time_s=0.1
-        )
+        BugVerdict(number=bug.number, id=bug.id, title=bug.title, verdict=verdict, evidence=evidence, wall_time_s=0.1)
         for bug, verdict in zip(SPIRAL.manifest.bugs, verdicts, strict=True)
     )
     report = Report(
@@ -70,9 +68,7 @@ def a_report(
         outcome="invalid" if invalid else "graded",
         invalid_reason=f"the file is no program: {text}" if invalid else None,
         bugs=() if invalid else bugs,
-        goal=GoalReport(
-            description=text, reached=True, epoch=3, accuracy=0.97, threshold=0.85, evidence=text
-        ),
+        goal=GoalReport(description=text, reached=True, epoch=3, accuracy=0.97, threshold=0.85, evidence=text),
         rating=None if invalid else rate(SPIRAL.manifest, verdicts),
         regressions=(),
         bonus=(),
@@ -165,9 +161,7 @@ class FakeBackend:
             listener("real", "begin")
             listener("real", "end")
         self.on_grade(submission)
-        return a_report(
-            submission.name, submission.source, text=self.text, sandbox=sandbox.name, grader=self.grader
-        )
+        return a_report(submission.name, submission.source, text=self.text, sandbox=sandbox.name, grader=self.grader)
 
     def grader_digest(self) -> str:
         return self.grader

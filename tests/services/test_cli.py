@@ -52,9 +52,7 @@ class TestGrade:
     def test_out_writes_the_report_as_well(self, desk):
         desk.write("a.py")
         assert desk(*GRADE, "--out", "report.json").exit_code == 0
-        assert (
-            Report.model_validate_json((desk.folder / "report.json").read_bytes()).submission_name == "a.py"
-        )
+        assert Report.model_validate_json((desk.folder / "report.json").read_bytes()).submission_name == "a.py"
 
     def test_the_secret_seed_is_handed_on(self, desk):
         desk.write("a.py")

@@ -220,9 +220,7 @@ class TestZips:
     def test_a_link_condemns_the_archive(self, folder):
         link = zipfile.ZipInfo("link.py")
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
-        assert "symbolic link" in why_refused(
-            make_zip(folder / "l.zip", [("a.py", b"1"), (link, b"/etc/passwd")])
-        )
+        assert "symbolic link" in why_refused(make_zip(folder / "l.zip", [("a.py", b"1"), (link, b"/etc/passwd")]))
 
     def test_an_encrypted_archive_says_so(self, folder):
         path = make_zip(folder / "secret.zip", [("a.py", b"1")])
