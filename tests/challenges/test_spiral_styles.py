@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from challenges.spiral.styles import BUG_IDS, random_choice, styles_of
+from challenges.spiral.styles import BUG_IDS, Style, random_choice, styles_of
 from challenges.spiral.styles import compose as composed
 from grading.verdict import Verdict
 
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from tests.challenges.conftest import Grade
 
 PROGRAMS = 60
+
+
+def moot(choice: dict[str, Style]) -> bool:
+    """A softmax that acts in evaluation mode only never acts in a program that never enters it."""
+    return choice["softmax"].name == "still_there_in_evaluation" and not choice["eval"].right
 
 
 @pytest.mark.slow
@@ -27,7 +32,7 @@ def test_programs_in_random_styles_are_never_misread(grade: Grade) -> None:
     rng = random.Random(seed)
     wrong, undecided = [], 0
     for number in range(PROGRAMS):
-        choice = random_choice(rng)
+        choice = next(c for c in iter(lambda: random_choice(rng), None) if not moot(c))
         report = grade(composed(choice), seed=f"{seed}/{number}", epochs=5)
         assert report.outcome == "graded", report.invalid_reason
         for bug in report.bugs:
