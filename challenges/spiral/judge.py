@@ -34,6 +34,7 @@ TRAIN_BATCHES = 6
 LEAK_BATCHES, LEAK_ROWS, BALLAST_BYTES = 64, 8, 3 << 19
 SGD_LR = 0.5
 MINI_EPOCHS = 4
+GHOST_CALLS = 60  # calls of modules, inner ones counted: a handful of batches
 LONGEST_ACCUMULATION = 150  # batches between two steps: one and a half epochs; more is no accumulation
 LARGEST_LR = 0.0101  # the interface's bound of 0.01, and rounding
 
@@ -83,7 +84,7 @@ def plan(secrets: Secrets, manifest: Manifest) -> Plan:
                 {**common, "epochs": MINI_EPOCHS, "max_forwards": 1200, "magnitudes": list(MAGNITUDES)},
                 {**shrink, "forced_x": pack(forced_x), "forced_y": pack(forced_y)},
             ),
-            Step("ghost", entry + "ghost", {**common, "forwards": 3}, shrink),
+            Step("ghost", entry + "ghost", {**common, "forwards": GHOST_CALLS}, shrink),
             Step(
                 "real",
                 entry + "real",
@@ -561,7 +562,8 @@ def _device(seen: SeenRun) -> Sight | None:
 def _trained_on(record: Any) -> str | None:
     seen = record.get("seen")
     rows = [r for r in seen if isinstance(r, dict) and r.get("graph") is True] if isinstance(seen, list) else []
-    return str(rows[0].get("model"))[:20] if rows else None
+    places = {str(row.get("model"))[:20] for row in rows}
+    return None if not places else "cpu" if "cpu" in places else places.pop()
 
 
 # -- bug 7: shuffle --------------------------------------------------------------------------------

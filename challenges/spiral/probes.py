@@ -486,7 +486,9 @@ def ghost(context: Any) -> None:
 
 
 def _ghost_run(context: Any, *, available: bool) -> None:
+    """Run the file as a script on the pretended machine until it has trained a few batches."""
     seen: list[dict[str, Any]] = []
+    names: dict[str, Any] = {}  # the program's own namespace, known before it runs
     pretended = GhostDevice("__main__", available=available)
     wanted = context.params["forwards"]
 
@@ -494,27 +496,32 @@ def _ghost_run(context: Any, *, available: bool) -> None:
         parameter = next(module.parameters(), None)
         if parameter is None or not args or not isinstance(args[0], torch.Tensor):
             return
-        if torch.is_grad_enabled() and len(seen) >= wanted:
+        inside = recorder.on_stack(names["program"].get("train_one_epoch"), "train_one_epoch")
+        where = {"model": device_of(parameter), "input": device_of(args[0]), "graph": torch.is_grad_enabled()}
+        seen.append({**where, "inside": inside, "type": type(module).__name__[:60]})
+        if sum(one["inside"] for one in seen) >= wanted or len(seen) >= 10 * wanted:
             raise StopProbe
-        if len(seen) < 2 * wanted:
-            where = {"model": device_of(parameter), "input": device_of(args[0]), "graph": torch.is_grad_enabled()}
-            seen.append({**where, "type": type(module).__name__[:60]})
 
-    error: dict[str, str] | None = None
+    def note(namespace: dict[str, Any]) -> None:
+        names["program"] = namespace
+
+    error: BaseException | None = None
     with _no_workers(), pretended:
-        namespace = _load_without_training(context, "__main__")
-        _shrink_dataset(namespace, context.arrays)
         handle = nn_module.register_module_forward_pre_hook(look)
         try:
-            namespace["main"]()
-        except StopProbe:
-            pass
-        except (Exception, SystemExit) as problem:
-            error = describe(problem)
+            namespace, error = program.load(
+                context.submission_source, context.submission_path, name="__main__", before=note
+            )
+            if error is None and not seen:
+                namespace["main"]()
+        except (Exception, StopProbe, SystemExit) as problem:
+            error = problem
         finally:
             handle.remove()
     told = {"available": available, "queries": pretended.queries, "requests": pretended.requests}
-    context.emit("ghost.run", {**told, "mixed": pretended.mixed, "seen": seen[:wanted], "error": error})
+    failed = None if error is None or isinstance(error, StopProbe) else describe(error)
+    shown = [one for one in seen if one["inside"]] or seen
+    context.emit("ghost.run", {**told, "mixed": pretended.mixed, "seen": shown[:wanted], "error": failed})
     torch.set_grad_enabled(True)
 
 

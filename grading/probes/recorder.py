@@ -851,6 +851,18 @@ def _code(function: Any, name: str) -> types.CodeType | None:
     return code if isinstance(code, types.CodeType) else None
 
 
+def on_stack(function: Any, name: str) -> bool:
+    """Whether `function`, called `name`, is being executed now."""
+    code, frame = _code(function, name), sys._getframe(1)
+    for _ in range(60):
+        if frame is None or code is None:
+            return False
+        if frame.f_code is code:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
 def _filled(cell: types.CellType) -> bool:
     try:
         return cell.cell_contents is not None
