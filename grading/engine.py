@@ -16,6 +16,9 @@ from grading.challenge import Challenge, tree_digest
 from grading.judgement import BugFinding, Judge, Judgement, Plan, Secrets
 from grading.verdict import (
     BugVerdict,
+    Evidence,
+    EvidenceKind,
+    Finding,
     GoalReport,
     Report,
     StepTiming,
@@ -91,7 +94,7 @@ def grade(
     plan = judge.plan(secrets, challenge.manifest)
     run = sandbox.run(build_job(submission, challenge, plan, limits), listener)
     judging = time.perf_counter()
-    judgement = judge.judge(secrets, challenge.manifest, run)
+    judgement = _judged(judge, secrets, challenge, run)
     judge_s = time.perf_counter() - judging
     if controls is not None and _looks_odd(judgement):
         controls.recheck(challenge, sandbox, secrets)
@@ -142,6 +145,33 @@ def build_job(submission: Submission, challenge: Challenge, plan: Plan, limits: 
     )
 
 
+def _judged(judge: Judge, secrets: Secrets, challenge: Challenge, run: RunResult) -> Judgement:
+    """The judge's decision; evidence of a shape that no probe writes leaves everything open."""
+    try:
+        return judge.judge(secrets, challenge.manifest, run)
+    except Exception as error:  # whatever forged evidence breaks, it must not decide
+        problem = f"its evidence could not be judged ({type(error).__name__})"
+    evidence = Evidence(
+        summary="The evidence has a shape that no probe writes",
+        expected="evidence as the probes write it",
+        seen=problem,
+        kind=EvidenceKind.NONE,
+        source="nothing conclusive",
+        plain="Assay could not read what the program's run left behind, so it says nothing. Ask the candidate.",
+    )
+    goal = challenge.manifest.goal
+    open_bugs = tuple(BugFinding(bug.id, Verdict.INCONCLUSIVE, evidence, ()) for bug in challenge.manifest.bugs)
+    unknown = GoalReport(
+        description=goal.description,
+        reached=None,
+        epoch=None,
+        accuracy=None,
+        threshold=goal.threshold,
+        evidence=problem,
+    )
+    return Judgement(invalid_reason=None, bugs=open_bugs, goal=unknown, tampering=(problem,))
+
+
 def _looks_odd(judgement: Judgement) -> bool:
     return (
         judgement.invalid_reason is None
@@ -176,8 +206,8 @@ def _report(
         bugs=bugs,
         goal=judgement.goal,
         rating=None if invalid else rate(challenge.manifest, tuple(b.verdict for b in bugs)),
-        regressions=() if invalid else judgement.regressions,
-        bonus=() if invalid else judgement.bonus,
+        regressions=() if invalid else _inert(judgement.regressions),
+        bonus=() if invalid else _inert(judgement.bonus),
         tampering_suspected=bool(judgement.tampering),
         tampering_reasons=tuple(printable(reason) for reason in judgement.tampering),
         run_status=real.status.value if real else "not_run",
@@ -189,6 +219,10 @@ def _report(
         secret_seed=secrets.seed,
         graded_at=_now(),
     )
+
+
+def _inert(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    return tuple(Finding(id=f.id, title=f.title, detail=printable(f.detail)) for f in findings)
 
 
 def _bug_verdicts(challenge: Challenge, findings: tuple[BugFinding, ...], run: RunResult) -> tuple[BugVerdict, ...]:
@@ -210,7 +244,11 @@ def _bug_verdicts(challenge: Challenge, findings: tuple[BugFinding, ...], run: R
                 title=bug.title,
                 verdict=finding.verdict,
                 evidence=finding.evidence.model_copy(
-                    update={"seen": printable(finding.evidence.seen), "summary": printable(finding.evidence.summary)}
+                    update={
+                        "seen": printable(finding.evidence.seen),
+                        "summary": printable(finding.evidence.summary),
+                        "notes": tuple(printable(note) for note in finding.evidence.notes),
+                    }
                 ),
                 wall_time_s=share,
             )

@@ -28,7 +28,7 @@ from sandbox.spec import RunResult, RunStatus, Step
 
 CLASSES = 4
 VALUE_TOLERANCE = 2e-5  # float32 against float64, losses of order one
-MAGNITUDES = (0.0, 0.25, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
+MAGNITUDES = (0.0, 0.25, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 16384.0)
 BATCHES, BATCH_ROWS = 3, 16
 TRAIN_BATCHES = 6
 LEAK_BATCHES, LEAK_ROWS, BALLAST_BYTES = 64, 8, 3 << 19

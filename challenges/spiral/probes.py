@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import mmap
 import random
 from collections.abc import Callable
 from typing import Any
@@ -46,7 +47,9 @@ class _Ballast(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: torch.Tensor, size_bytes: int, token: Any) -> torch.Tensor:
-        ctx.block = torch.full((size_bytes // 4,), 1.0)
+        # Pages of its own: the heap would keep holes where small tensors stay next to freed blocks.
+        ctx.block = mmap.mmap(-1, size_bytes)
+        np.frombuffer(ctx.block, dtype=np.uint8)[:: mmap.PAGESIZE] = 1
         ctx.token = token
         return value.view_as(value)
 

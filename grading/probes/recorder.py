@@ -483,6 +483,7 @@ class Recorder:
                     self._training_call_over()
             return result
 
+        call.__wrapped__ = function  # type: ignore[attr-defined]  # its signature stays readable
         namespace[name] = call
 
     def _training_call_over(self) -> None:
