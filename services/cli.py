@@ -60,6 +60,12 @@ class LocalBackend:
         """The sandbox that is none."""
         return self._limited(ProcessSandbox())
 
+    def rehearsal_sandbox(self) -> Sandbox:
+        """One warm interpreter for an author's own programs. Raises SandboxUnavailable."""
+        from sandbox.rehearsal import RehearsalSandbox
+
+        return RehearsalSandbox()
+
     def _limited(self, sandbox: Sandbox) -> Sandbox:
         chosen = self.settings.chosen_limits()
         return LimitedSandbox(sandbox, chosen) if chosen else sandbox

@@ -67,6 +67,10 @@ class Backend(Protocol):
         """The sandbox that is none."""
         ...
 
+    def rehearsal_sandbox(self) -> Sandbox:
+        """One warm interpreter for an author's own programs. Raises SandboxUnavailable."""
+        ...
+
     def prepare(self, challenge: Challenge, sandbox: Sandbox, listener: StepListener) -> None:
         """See that the controls read right. Raises ControlsFailed, SandboxUnavailable."""
         ...
@@ -108,6 +112,8 @@ def open_sandbox(backend: Backend, choice: str | None) -> Sandbox:
         SandboxUnavailable: Docker was asked for by name and does not answer.
     """
     choice = choice or backend.settings.sandbox
+    if choice == "rehearsal":
+        return backend.rehearsal_sandbox()
     reason = ""
     if choice != "process":
         try:
@@ -187,6 +193,19 @@ def sandbox_option(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Choice(("auto", "docker", "process")),
         help="docker: the hardened container. process: a plain process, for trying out only. "
         "auto (the default): Docker where an Engine answers.",
+    )(command)
+
+
+def author_sandbox_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--sandbox` of commands that run an author's own programs by the hundred."""
+    return click.option(
+        "--sandbox",
+        "choice",
+        type=click.Choice(("rehearsal", "auto", "docker", "process")),
+        default="rehearsal",
+        show_default=True,
+        help="rehearsal: one warm interpreter for all programs, which are the author's own. "
+        "docker: the hardened container, seconds slower for each.",
     )(command)
 
 

@@ -14,13 +14,13 @@ from services.commands.base import (
     OK,
     WANTING,
     Backend,
+    author_sandbox_option,
     examples,
     jobs_at_a_time,
     jobs_option,
     open_sandbox,
     plain_table,
     print_json,
-    sandbox_option,
     stderr,
     stdout,
 )
@@ -88,7 +88,7 @@ def show(ctx: click.Context, slug: str, part: str | None) -> None:
     )
 )
 @click.argument("slug", metavar="CHALLENGE")
-@sandbox_option
+@author_sandbox_option
 @click.option("--all-subsets", is_flag=True, help="Every subset of the bugs instead of each bug alone.")
 @click.option("--seeds", type=click.IntRange(1, 1000), default=1, show_default=True, help="How many secret seeds.")
 @jobs_option
@@ -137,7 +137,7 @@ def verify(
     )
 )
 @click.argument("slug", metavar="CHALLENGE")
-@sandbox_option
+@author_sandbox_option
 @jobs_option
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 @click.pass_context

@@ -142,6 +142,9 @@ class FakeBackend:
     def process_sandbox(self) -> Sandbox:
         return FakeSandbox("process")
 
+    def rehearsal_sandbox(self) -> Sandbox:
+        return FakeSandbox("rehearsal")
+
     def prepare(self, challenge: Challenge, sandbox: Sandbox, listener: StepListener) -> None:
         self.on_prepare()
 
