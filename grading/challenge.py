@@ -9,6 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+# What a verdict hangs on; a challenge may split its judge over `data.py` and `words.py`.
+DECIDING_FILES = ("manifest.toml", "problem.py", "solution.py", "probes.py", "judge.py", "data.py", "words.py")
 CHALLENGES_ROOT = Path(__file__).resolve().parent.parent / "challenges"
 
 
@@ -107,7 +109,7 @@ class Challenge(_Frozen):
 
     def digest(self) -> str:
         """SHA-256 over every file that decides a verdict, so that a report names its grader."""
-        return tree_digest(self.folder, ("manifest.toml", "problem.py", "solution.py", "probes.py", "judge.py"))
+        return tree_digest(self.folder, DECIDING_FILES)
 
 
 def tree_digest(folder: Path, names: tuple[str, ...]) -> str:
