@@ -242,6 +242,7 @@ def _watched_main(context: Any, name: str, captured: dict[str, Any], ghost: Any)
                 if role not in captured and callable(function):
                     captured[role] = program.bind_roles(function, args, kwargs)
                     model = captured[role].get("model")
+                    captured[role]["mode"] = bool(getattr(model, "training", True))
                     if isinstance(model, nn.Module) and "state" not in captured:
                         captured["state"] = {k: v.detach().clone() for k, v in model.state_dict().items()}
 
@@ -342,15 +343,16 @@ def _force_scores(emit: Any, namespace: Any, captured: Any, context: Any) -> Non
         return
     if head.usable:
         y = np.zeros_like(y)  # one bias for all rows, so all rows are of one class
-    known = ("model", "dataloader", "criterion", "optimizer", "device")
+    known = ("model", "dataloader", "criterion", "optimizer", "device", "mode")
     extras = {k: v for k, v in train.items() if k not in known}
     val_extras = {k: v for k, v in validate.items() if k not in known}
     loader = _loader(x, y, len(y))
     rows = []
     state = {k: v.detach().clone() for k, v in model.state_dict().items()}
 
-    def forced_call(scores: torch.Tensor, action: Callable[[], Any]) -> float | None:
+    def forced_call(scores: torch.Tensor, action: Callable[[], Any], mode: bool = True) -> float | None:
         model.load_state_dict(state)  # a hand-written update, too, has moved them
+        model.train(mode)  # as `main` hands it over, which may have called eval() itself
         if head.usable or layer is None:
             undo = head.force(scores[0])
         else:
@@ -360,6 +362,7 @@ def _force_scores(emit: Any, namespace: Any, captured: Any, context: Any) -> Non
         finally:
             undo()
 
+    handed_over = bool(validate.get("mode", True))
     with _BackwardLog() as log:
         for right in (1, 0):
             for magnitude in context.params["magnitudes"]:
@@ -371,7 +374,8 @@ def _force_scores(emit: Any, namespace: Any, captured: Any, context: Any) -> Non
                     scores, functools.partial(_train, namespace, model, loader, criterion, optimizer, extras)
                 )
                 seen = log.values[-1] if log.values else None
-                validated = forced_call(scores, lambda: _validate(namespace, model, loader, val_criterion, val_extras))
+                check = functools.partial(_validate, namespace, model, loader, val_criterion, val_extras)
+                validated = forced_call(scores, check, handed_over)
                 rows.append([right, magnitude, returned, seen, validated])
     emit("mini.forced", {"layer": type(layer).__name__, "classes": classes, "rows": rows})
 
