@@ -519,7 +519,9 @@ def _ghost_run(context: Any, *, available: bool) -> None:
             namespace, error = program.load(
                 context.submission_source, context.submission_path, name="__main__", before=note
             )
-            if error is None and not seen:
+            if not any(one["inside"] for one in seen) and not isinstance(error, StopProbe):
+                _shrink_dataset(namespace, context.arrays)  # on few rows it may get further
+                error = None
                 namespace["main"]()
         except (Exception, StopProbe, SystemExit) as problem:
             error = problem

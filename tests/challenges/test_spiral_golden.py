@@ -136,7 +136,7 @@ WORDS = {
     "exception-in-main": "crash ValueError: half way",
     "eats-memory": "unfinished memory_limit",
 }
-UNHARMED = {"byte-order-mark", "crlf", "no-final-newline", "latin-1-declared"}
+UNHARMED = {"byte-order-mark", "crlf", "no-final-newline", "latin-1-declared", "returns-nothing"}
 SAME_WORDS = {"white-space", "utf-16-without-mark", "required-name-is-no-function", "sleeps-in-training"}
 
 
