@@ -538,8 +538,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "_zero_grad_run",
         ("left < max(1, 0.05 * len(after))", "left < 0.5 * len(after)"),
     ),
+    # The share of the old gradient and the excess over the fresh one back each other up: both at once.
     _edit(
-        "a tenth of the old gradient is carrying", "carried", ("0.25 * np.abs(a)", "100 * np.abs(a)"), owner=trace.Steps
+        "old gradients tolerated, as a share and as an excess",
+        "carried",
+        ("0.25 * np.abs(a)", "100 * np.abs(a)"),
+        ("excess > 1.0", "excess > 1e9"),
+        owner=trace.Steps,
     ),
     _edit("gradients from elsewhere tolerated", "carried", ("excess > 1.0", "excess > 1e9"), owner=trace.Steps),
     Mutant("nothing is ever carried", ((trace.Steps, "carried", answering(0)),)),
