@@ -545,18 +545,17 @@ def real(context: Any) -> None:
     watch = Recorder(emit, "real", thorough=False, keep_row_epochs=params["row_epochs"])
     watch.snapshot_limit = params["max_snapshots"]
     with watch:
-        problem = _run_as_script(context, watch)
+        _run_as_script(context, watch)
         watch.take_snapshot()
         torch.set_grad_enabled(True)
         watch.finish()
     if watch.history is not None:
         emit("real.history", _history(watch.history))
-    emit("real.end", {"crashed": problem is not None})
     attempt(emit, "real.goal", lambda: _answer_held_out(context, watch))
     emit("real.integrity", {"changed": fingerprint.changed()})
 
 
-def _run_as_script(context: Any, watch: Recorder) -> BaseException | None:
+def _run_as_script(context: Any, watch: Recorder) -> None:
     """Run the file as `python FILE` does; where that trains nothing, call its `main`."""
 
     def look(namespace: dict[str, Any]) -> None:
@@ -572,7 +571,6 @@ def _run_as_script(context: Any, watch: Recorder) -> BaseException | None:
         problem = None  # a script may end itself so
     if problem is not None:
         context.emit("real.error", {"in": "its own run", "call": 0, **describe(problem)})
-    return problem
 
 
 def _own_rows(namespace: dict[str, Any]) -> dict[str, np.ndarray | None]:

@@ -76,8 +76,6 @@ class GradientLedger:
         self.backwards = 0
         self.updates_between = 0
         self.dirty_at_backward = 0
-        self.last_value: torch.Tensor | None = None
-        self.hand_updates: list[float] = []  # rms change of the last parameter between backward passes
 
     def _on_gradient(self, entry: dict[str, Any]) -> Callable[[torch.Tensor], None]:
         def hook(gradient: torch.Tensor) -> None:
@@ -87,39 +85,20 @@ class GradientLedger:
             first = entry is self.entries[0]
             self.backwards += first
             with torch.no_grad():
-                if entry is self.entries[-1]:
-                    self._note_change(parameter)
-                if entry["fresh"] is None:
-                    held = parameter.grad
-                    left_over = held is not None and bool(held.any())
-                    entry["stale"] = held.detach().clone() if left_over else None
-                    entry["fresh"] = gradient.detach().clone()
-                    if parameter._version != entry["version"] and first:
-                        self.updates_between += 1
-                        self.dirty_at_backward += left_over
-                    entry["version"] = parameter._version
-                else:
-                    if parameter._version != entry["version"]:
-                        # Parameters moved without an optimizer's step: a hand-written update.
-                        held = parameter.grad
-                        left_over = held is not None and bool(held.any())
-                        if first:
-                            self.updates_between += 1
-                            self.dirty_at_backward += left_over
-                        entry["stale"] = held.detach().clone() if left_over else None
-                        entry["fresh"] = gradient.detach().clone()
-                        entry["version"] = parameter._version
-                    else:
-                        entry["fresh"].add_(gradient.detach())
+                moved = parameter._version != entry["version"]  # by a step, or by a hand-written update
+                if entry["fresh"] is not None and not moved:
+                    entry["fresh"].add_(gradient.detach())
+                    return
+                held = parameter.grad
+                left_over = held is not None and bool(held.any())
+                entry["stale"] = held.detach().clone() if left_over else None
+                entry["fresh"] = gradient.detach().clone()
+                entry["version"] = parameter._version
+                if moved and first:
+                    self.updates_between += 1
+                    self.dirty_at_backward += left_over
 
         return hook
-
-    def _note_change(self, parameter: torch.Tensor) -> None:
-        if len(self.hand_updates) >= 64:
-            return
-        if self.last_value is not None:
-            self.hand_updates.append(float((parameter - self.last_value).float().pow(2).mean().sqrt()))
-        self.last_value = parameter.detach().clone()
 
     def pending(self) -> bool:
         """Whether gradients have arrived since the last comparison."""
@@ -811,7 +790,6 @@ class Recorder:
                 "models": len(self.models),
                 "updates_between": ledger.updates_between if ledger else 0,
                 "dirty_at_backward": ledger.dirty_at_backward if ledger else 0,
-                "hand_updates": ledger.hand_updates if ledger else [],
                 "grad_enabled_after": torch.is_grad_enabled(),
                 **self._memory(),
             },
