@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-The container is made from one fixed template (`_template`); of a job only limits, label
+The container is made from one fixed template (`sandbox.template`); of a job only limits, label
 and a random name enter it. Its pid 1 is the agent; the job goes in over the attached
 stdin and everything comes back over the attached stdout, so the host shares no directory
 with it and opens no path that the candidate controls.
@@ -22,36 +22,25 @@ How a run ended is told by the agent's account and by the State that the Engine 
 Where this process dies, the Engine closes the container's stdin, which ends the agent and
 with it the container; `reap` removes what is left. Whoever holds the Engine's socket is
 root on its host: only the runner should.
-
-Departures from Docker's defaults, with reasons, are beside the template. The seccomp
-profile is an allow-list: no ptrace, no process_vm, io_uring, bpf, perf, keyrings, user or
-mount namespaces, no socket but AF_UNIX, no System V or POSIX queues (they would outlive a
-step); clone3 says ENOSYS so that libc falls back to clone, whose flags can be looked at;
-prlimit, affinity and priority only for the caller itself, so that a step cannot slow the
-agent down.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import docker
 import docker.errors
 import requests
-from docker.types import LogConfig, Ulimit
 from docker.utils import kwargs_from_env
 
 from sandbox.image.build import image_tag
-from sandbox.process import thread_environment
 from sandbox.protocol import AgentLost, Conversation, Done, ProtocolError, Ready, check_job
 from sandbox.spec import (
     Job,
@@ -63,107 +52,14 @@ from sandbox.spec import (
     StepListener,
     StepResult,
 )
+from sandbox.template import LABEL, LABEL_EXPIRES, USER, container_shape, environment, host_config, missing_limits
 
-SECCOMP = Path(__file__).parent / "image" / "seccomp.json"
-USER = "65534:65534"
-LABEL = "assay.sandbox"
-LABEL_EXPIRES = "assay.expires"  # Unix time after which nobody can be using the container
-# The kernel shall kill sandboxes before the host's own processes, and a step, which raises
-# itself to 1000, before its agent: the distance, in thousandths of the memory limit, must
-# outweigh the agent's 300 MiB, or many small processes get the agent killed in their place.
-OOM_SCORE_ADJ = 100
 API_TIMEOUT_S = 30
 WAIT_TIMEOUT_S = 20.0
 STALE_S = 120  # an owner removes a container that has ended well before
 DIAGNOSTIC_BYTES = 4000
 
 log = logging.getLogger(__name__)
-
-
-# --- the template ---------------------------------------------------------------------
-
-
-def _template(limits: Limits, runtime: str) -> dict[str, Any]:
-    """The HostConfig of every container, as keywords of docker-py's create_host_config."""
-    tmp = f"rw,noexec,nosuid,nodev,size={limits.tmp_bytes},nr_inodes={limits.tmp_inodes},mode=1777"
-    ulimits = {"core": 0, "nofile": limits.open_files, "fsize": limits.file_bytes, "msgqueue": 0}
-    return {
-        "cap_drop": ["ALL"],
-        "security_opt": ["no-new-privileges", f"seccomp={_seccomp()}"],
-        "read_only": True,
-        "tmpfs": {"/tmp": tmp},  # optim.Adam fails without a place for temporary files
-        "network_mode": "none",
-        "mem_limit": limits.memory_bytes,
-        "memswap_limit": limits.memory_bytes,  # memory and swap together: no swap
-        "pids_limit": limits.pids,  # and no nproc, which would count the uid on the whole host
-        "nano_cpus": int(limits.cpu_count * 1e9),
-        "ulimits": [Ulimit(name=name, soft=value, hard=value) for name, value in ulimits.items()],
-        "ipc_mode": "private",  # DataLoader workers need /dev/shm, "none" has none
-        "shm_size": limits.shm_bytes,
-        "oom_score_adj": OOM_SCORE_ADJ,
-        "log_config": LogConfig(type=LogConfig.types.NONE),  # the Engine would store a flood
-        "init": False,  # pid 1 must be the agent: an init of another kind can be killed from inside
-        "auto_remove": False,  # it races wait and loses State
-        "privileged": False,
-        **({"runtime": runtime} if runtime else {}),
-    }
-
-
-SHAPING = (
-    "memory_bytes",
-    "cpu_count",
-    "pids",
-    "tmp_bytes",
-    "tmp_inodes",
-    "shm_bytes",
-    "open_files",
-    "file_bytes",
-)
-
-
-def container_shape(limits: Limits) -> tuple[float, ...]:
-    """The limits that a container is made with; the others travel with the job.
-
-    Equal shapes mean that one warm container can serve either.
-    """
-    return tuple(getattr(limits, name) for name in SHAPING)
-
-
-def _seccomp() -> str:
-    return json.dumps(json.loads(SECCOMP.read_text(encoding="utf-8")), separators=(",", ":"))
-
-
-def _environment(limits: Limits, gpu: str) -> dict[str, str]:
-    fixed = {
-        "PATH": "/usr/local/bin:/usr/bin:/bin",
-        "HOME": "/tmp",
-        "TMPDIR": "/tmp",
-        "LANG": "C.UTF-8",
-        "TZ": "UTC",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "NVIDIA_VISIBLE_DEVICES": gpu,
-        "NVIDIA_DRIVER_CAPABILITIES": "compute",
-    }
-    return fixed | thread_environment(limits.cpu_count)
-
-
-def _missing_limits(config: Mapping[str, Any], limits: Limits) -> list[str]:
-    """What of the template the Engine did not take over; it drops what its kernel cannot do."""
-    options = config.get("SecurityOpt") or []
-    held = {
-        "memory": config.get("Memory") == limits.memory_bytes,
-        "pids": config.get("PidsLimit") == limits.pids,
-        "CPU quota": config.get("NanoCpus") == int(limits.cpu_count * 1e9),
-        "no network": config.get("NetworkMode") == "none",
-        "read-only root": config.get("ReadonlyRootfs") is True,
-        "no capabilities": config.get("CapDrop") == ["ALL"] and not config.get("CapAdd"),
-        "no privileges": config.get("Privileged") is False and "no-new-privileges" in options,
-        "seccomp": any(option.startswith("seccomp={") for option in options),
-        "ulimits": {u["Name"] for u in config.get("Ulimits") or []} >= {"core", "nofile", "fsize"},
-        "/tmp": "/tmp" in (config.get("Tmpfs") or {}),
-        "no host directories": not config.get("Binds") and not config.get("Mounts"),
-    }
-    return [name for name, holds in held.items() if not holds]
 
 
 # --- the stream -----------------------------------------------------------------------
@@ -283,7 +179,7 @@ class WarmContainer:
         """Check the limits, attach, start and await the agent. Raises SandboxUnavailable."""
         with _engine_faults("to start a container"):
             config = self._api.inspect_container(self.id)["HostConfig"]
-            if missing := _missing_limits(config, self.limits):
+            if missing := missing_limits(config, self.limits):
                 raise SandboxUnavailable(
                     f"the Docker Engine does not apply: {', '.join(missing)}. "
                     "Its kernel or configuration lacks them; `docker info` says which"
@@ -466,9 +362,9 @@ class DockerSandbox:
                 stdin_open=True,
                 hostname="sandbox",
                 working_dir="/tmp",
-                environment=_environment(limits, self._gpu),
+                environment=environment(limits, self._gpu),
                 labels={LABEL: label or "job", LABEL_EXPIRES: str(int(time.time() + lifetime_s))},
-                host_config=api.create_host_config(**_template(limits, self._runtime)),
+                host_config=api.create_host_config(**host_config(limits, self._runtime)),
             )
         container = WarmContainer(api, created["Id"], limits, image_id)
         try:

@@ -29,7 +29,7 @@ import docker
 import numpy
 import pytest
 
-from sandbox.docker import LABEL, STALE_S, DockerSandbox, _is_stale, _missing_limits
+from sandbox.docker import STALE_S, DockerSandbox, _is_stale
 from sandbox.image import agent
 from sandbox.process import ProcessSandbox
 from sandbox.spec import (
@@ -43,6 +43,7 @@ from sandbox.spec import (
     Step,
     StepResult,
 )
+from sandbox.template import LABEL, missing_limits
 
 OK, NONZERO_EXIT, SIGNALED = RunStatus.OK, RunStatus.NONZERO_EXIT, RunStatus.SIGNALED
 TIME_LIMIT, MEMORY_LIMIT = RunStatus.TIME_LIMIT, RunStatus.MEMORY_LIMIT
@@ -744,8 +745,8 @@ def test_unreachable_engine_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp
 
 def test_limits_that_the_engine_dropped_are_noticed() -> None:
     """An Engine that cannot limit says so only by a zero in the container's HostConfig."""
-    assert "memory" in _missing_limits({"Memory": 0, "PidsLimit": 64}, Limits())
-    assert "pids" not in _missing_limits({"Memory": 0, "PidsLimit": 64}, Limits())
+    assert "memory" in missing_limits({"Memory": 0, "PidsLimit": 64}, Limits())
+    assert "pids" not in missing_limits({"Memory": 0, "PidsLimit": 64}, Limits())
 
 
 @pytest.mark.parametrize(
