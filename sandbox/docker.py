@@ -52,7 +52,15 @@ from sandbox.spec import (
     StepListener,
     StepResult,
 )
-from sandbox.template import LABEL, LABEL_EXPIRES, USER, container_shape, environment, host_config, missing_limits
+from sandbox.template import (
+    LABEL,
+    LABEL_EXPIRES,
+    NO_GPU,
+    container_config,
+    container_shape,
+    host_config,
+    missing_limits,
+)
 
 API_TIMEOUT_S = 30
 WAIT_TIMEOUT_S = 20.0
@@ -165,9 +173,13 @@ class WarmContainer:
     be called from another thread than the one that made it, but not at the same time.
     """
 
-    def __init__(self, api: Any, container_id: str, limits: Limits, image_digest: str) -> None:
+    def __init__(
+        self, api: Any, container_id: str, limits: Limits, image_digest: str, runtime: str = "", gpu: str = NO_GPU
+    ) -> None:
         self.limits, self.image_digest = limits, image_digest
         self.id = container_id
+        self.gone = False  # whether the Engine said that nothing is left of it
+        self._runtime, self._gpu = runtime, gpu
         self.ready: Ready | None = None
         self.start_s = 0.0
         self._api = api
@@ -179,7 +191,7 @@ class WarmContainer:
         """Check the limits, attach, start and await the agent. Raises SandboxUnavailable."""
         with _engine_faults("to start a container"):
             config = self._api.inspect_container(self.id)["HostConfig"]
-            if missing := missing_limits(config, self.limits):
+            if missing := missing_limits(config, self.limits, self._runtime, self._gpu):
                 raise SandboxUnavailable(
                     f"the Docker Engine does not apply: {', '.join(missing)}. "
                     "Its kernel or configuration lacks them; `docker info` says which"
@@ -284,22 +296,26 @@ class WarmContainer:
         self._attempt("kill", lambda: self._api.kill(self.id))
         self._attempt("wait for", lambda: self._api.wait(self.id, timeout=WAIT_TIMEOUT_S))
         self._attempt("inspect", self._look)
-        self._attempt("remove", lambda: self._api.remove_container(self.id, v=True, force=True))
+        self.gone = self._attempt("remove", lambda: self._api.remove_container(self.id, v=True, force=True))
         self._api.close()
 
     def _look(self) -> None:
         state = self._api.inspect_container(self.id)["State"]
         self._state = _State(bool(state.get("OOMKilled")), state.get("ExitCode"), str(state.get("Error") or ""))
 
-    def _attempt(self, verb: str, call: Callable[[], object]) -> None:
+    def _attempt(self, verb: str, call: Callable[[], object]) -> bool:
+        """Whether the Engine did it, or had nothing left to do."""
         try:
             call()
+            return True
         except docker.errors.APIError as error:
             # 404: gone already; 409: not running (kill) or being removed (remove).
             if error.status_code not in (404, 409):
                 log.warning("could not %s container %s: %s", verb, self.id[:12], error.explanation)
+            return error.status_code == 404
         except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
             log.warning("could not %s container %s: %s", verb, self.id[:12], error)
+            return False
 
 
 def _killed_for_memory(step: StepResult) -> StepResult:
@@ -316,22 +332,29 @@ class DockerSandbox:
     Args:
         image: the image's tag; by default the one that belongs to this source tree.
         runtime: an OCI runtime registered with the Engine, such as "nvidia" or "runsc".
-        gpu: what NVIDIA_VISIBLE_DEVICES says inside; "void" shows none.
+        gpu: the device of every container: a UUID, an index or a CDI name; "void" for none.
 
     Raises:
-        SandboxUnavailable: where no Engine answers.
+        SandboxUnavailable: where no Engine answers, or it does not have the runtime.
     """
 
     name = "docker"
 
-    def __init__(self, image: str = "", runtime: str = "", gpu: str = "void") -> None:
+    def __init__(self, image: str = "", runtime: str = "", gpu: str = NO_GPU) -> None:
         self._image, self._runtime, self._gpu = image or image_tag(), runtime, gpu
         self._api_version = "auto"
         with _engine_faults("at all"):
             api = self._connect()
             self._api_version = str(api.api_version)
             self._info: dict[str, Any] = api.info()
+            self._version: dict[str, Any] = api.version()
             api.close()
+        registered = sorted(self._info.get("Runtimes") or {})
+        if runtime and runtime not in registered:
+            raise SandboxUnavailable(
+                f"the Docker Engine has no runtime {runtime!r}, only {', '.join(registered) or 'its default'}; "
+                "set ASSAY_RUNTIME to one of these, or register it (infra/host, infra/gpu)"
+            )
         self.reap()
 
     def run(self, job: Job, listener: StepListener | None = None) -> RunResult:
@@ -358,15 +381,11 @@ class DockerSandbox:
             created = api.create_container(
                 image_id,
                 name=name,
-                user=USER,
-                stdin_open=True,
-                hostname="sandbox",
-                working_dir="/tmp",
-                environment=environment(limits, self._gpu),
+                **container_config(limits, self._runtime, self._gpu),
                 labels={LABEL: label or "job", LABEL_EXPIRES: str(int(time.time() + lifetime_s))},
-                host_config=api.create_host_config(**host_config(limits, self._runtime)),
+                host_config=host_config(limits, self._runtime, self._gpu),
             )
-        container = WarmContainer(api, created["Id"], limits, image_id)
+        container = WarmContainer(api, created["Id"], limits, image_id, self._runtime, self._gpu)
         try:
             container.start(begun)
         except BaseException:
@@ -378,6 +397,10 @@ class DockerSandbox:
         """Which image runs the steps: what passed controls are remembered by."""
         return self._image
 
+    def facts(self) -> dict[str, Any]:
+        """What the Engine says of itself and how this sandbox uses it, for `sandbox.inspection`."""
+        return {"info": self._info, "version": self._version, "runtime": self._runtime, "gpu": self._gpu}
+
     def cannot_hold(self) -> tuple[str, ...]:
         """What this Engine and kernel cannot promise."""
         missing = [
@@ -387,7 +410,7 @@ class DockerSandbox:
         ]
         if not any("seccomp" in option for option in self._info.get("SecurityOptions") or ()):
             missing.append("system calls: this Engine has no seccomp")
-        if self._gpu != "void":
+        if self._gpu != NO_GPU:
             missing.append("memory_bytes: no cgroup limits the memory of a GPU")
         return (*missing, "kernel: containers share the host's, a hole in it is a way out")
 

@@ -187,6 +187,7 @@ def encode_job(job: Job, polled_memory_bytes: int | None = None) -> bytes:
             "output_tail_bytes",
             "evidence_bytes",
             "evidence_frames",
+            "gpu_memory_bytes",
         )
     }
     header = {

@@ -52,12 +52,14 @@ class Limits:
     tmp_bytes: int = 64 << 20  # size of the /tmp tmpfs
     tmp_inodes: int = 4096
     shm_bytes: int = 64 << 20
+    shm_inodes: int = 1024
     open_files: int = 256
     file_bytes: int = 64 << 20  # largest single file (RLIMIT_FSIZE)
     output_bytes: int = 16 << 20  # stdout+stderr of one step before it is killed
     output_tail_bytes: int = 16 << 10  # how much of that is kept (its end)
     evidence_bytes: int = 48 << 20  # all frames of one step
     evidence_frames: int = 4096  # per step
+    gpu_memory_bytes: int = 0  # of one process on a GPU, as far as torch's allocator obeys; 0 is no limit
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,13 @@ class Settings(BaseSettings):
         default=1 << 30, gt=0, description="Largest report or results file that is read back."
     )
 
+    attack_neighbour_ratio: float = Field(
+        default=4.0, gt=1, description="How many times its normal time a grading may take beside an attack."
+    )
+    attack_back_s: float = Field(
+        default=5.0, gt=0, description="How long an attack's container, processes and cgroups may take to be gone."
+    )
+
     limit_wall_time_s: float = _limit("wall_time_s", "Wall time of one whole job, container start excluded.", gt=0)
     limit_start_time_s: float = _limit("start_time_s", "Wall time until a new sandbox must be ready.", gt=0)
     limit_memory_bytes: int = _limit("memory_bytes", "Memory of a sandbox, swap and tmpfs included.", gt=0)
@@ -94,12 +101,18 @@ class Settings(BaseSettings):
     limit_tmp_bytes: int = _limit("tmp_bytes", "Size of a sandbox's /tmp.", gt=0)
     limit_tmp_inodes: int = _limit("tmp_inodes", "Files and folders in a sandbox's /tmp.", gt=0)
     limit_shm_bytes: int = _limit("shm_bytes", "Size of a sandbox's /dev/shm.", gt=0)
+    limit_shm_inodes: int = _limit("shm_inodes", "Files and folders in a sandbox's /dev/shm.", gt=0)
     limit_open_files: int = _limit("open_files", "Open files of one process in a sandbox.", gt=0)
     limit_file_bytes: int = _limit("file_bytes", "Largest single file that a submission may write.", gt=0)
     limit_output_bytes: int = _limit("output_bytes", "What one step may print before it is ended.", gt=0)
     limit_output_tail_bytes: int = _limit("output_tail_bytes", "How much of its end is kept.", ge=0)
     limit_evidence_bytes: int = _limit("evidence_bytes", "Evidence that one step may send.", gt=0)
     limit_evidence_frames: int = _limit("evidence_frames", "Frames of evidence that one step may send.", gt=0)
+    limit_gpu_memory_bytes: int = _limit(
+        "gpu_memory_bytes",
+        "GPU memory of one process, held by torch's allocator and not by the kernel; 0 is all.",
+        ge=0,
+    )
 
     def chosen_limits(self) -> dict[str, Any]:
         """The limits that the operator set, by their names in `Limits`.
