@@ -2,7 +2,7 @@
 
     python -m bench.accuracy styles --programs 2000      random mixtures of right and fake fix styles
     python -m bench.accuracy corpus tests/corpus/refactors    files with the vectors they must get
-    python -m bench.accuracy corpus tests/corpus/forgeries
+    python -m bench.accuracy corpus attacks/forgery      (and attacks/honest)
     python -m bench.accuracy stability --gradings 1000   the same 20 files again and again, half under load
     python -m bench.accuracy cost                        CPU seconds of the probes
 
@@ -34,6 +34,7 @@ from grading.challenge import load_challenge
 from grading.engine import Submission, grade
 from grading.verdict import Report
 from sandbox.rehearsal import RehearsalSandbox
+from services.attacks import load_corpus
 
 CHALLENGE = load_challenge("spiral")
 BUGS = [bug.id for bug in CHALLENGE.manifest.bugs]
@@ -74,13 +75,21 @@ def _moot(choice: Mapping[str, Any]) -> bool:
 
 
 def corpus_cases(folder: Path) -> Iterator[Case]:
-    """The files of a corpus folder, by its expected.toml."""
-    expected = tomllib.loads((folder / "expected.toml").read_text("utf-8"))
-    honest = expected.pop("honest", {})
-    forged = bool(honest)
-    for name, unmended in {**expected, **honest}.items():
-        source = (folder / f"{name}.py").read_text("utf-8")
-        yield Case(name, source, frozenset(unmended), only_never_fixed=forged and name not in honest)
+    """The files of a corpus folder, by its expected.toml; or a class of the attack corpus."""
+    if not (folder / "expected.toml").exists():
+        yield from _attack_cases(folder)
+        return
+    for name, unmended in tomllib.loads((folder / "expected.toml").read_text("utf-8")).items():
+        yield Case(name, (folder / f"{name}.py").read_text("utf-8"), frozenset(unmended))
+
+
+def _attack_cases(folder: Path) -> Iterator[Case]:
+    for attack in load_corpus(folder.parent):
+        holds = attack.expect.holds
+        if attack.attack_class == folder.name:
+            forged = holds.unmended is None
+            unmended = holds.never_fixed if forged else holds.unmended or ()
+            yield Case(attack.name, attack.source.decode(), frozenset(unmended), only_never_fixed=forged)
 
 
 def judge_case(case: Case, report: Report) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from grading.verdict import Report
 from sandbox.process import ProcessSandbox
 from sandbox.spec import Job, RunResult, Sandbox, SandboxUnavailable, StepListener
 from services.batch import ResultsError
+from services.commands import attack as about_attacks
 from services.commands import catalogue as about_challenges
 from services.commands import grading as about_grading
 from services.commands import reports as about_reports
@@ -216,6 +217,7 @@ for _command in (
     about_challenges.show,
     about_challenges.verify,
     about_challenges.selftest,
+    about_attacks.attack,
     about_challenges.settings,
 ):
     main.add_command(_command)
