@@ -28,6 +28,14 @@ class SandboxUnavailable(Exception):
     """
 
 
+class SandboxBusy(SandboxUnavailable):
+    """There is no room for the job now; the message says what to do."""
+
+
+class JobRefused(SandboxUnavailable):
+    """The sandbox does not take such jobs; the message names the field and the setting."""
+
+
 class RunStatus(enum.Enum):
     """How a step ended, as seen from outside the candidate's process."""
 

@@ -23,7 +23,6 @@ DOMAIN = "invalid"  # reserved for names that mean nothing; without one the host
 NO_GPU = "void"
 NVIDIA = "nvidia"
 LABEL = "assay.sandbox"
-LABEL_EXPIRES = "assay.expires"  # Unix time after which nobody can be using the container
 # The kernel shall kill sandboxes before the host's own processes, and a step, which raises
 # itself to 1000, before its agent: the distance, in thousandths of the memory limit, must
 # outweigh the agent's 300 MiB, or many small processes get the agent killed in their place.
