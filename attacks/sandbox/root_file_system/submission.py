@@ -1,0 +1,108 @@
+"""Writes to the image: passwords, libraries, torch's own files, cached bytecode."""
+
+import contextlib
+import ctypes
+import os
+import stat
+import struct
+import sys
+
+import torch
+from torch import nn
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def refused(what, action):
+    """Run what must be refused; say so loudly where it was not."""
+    try:
+        result = action()
+    except (OSError, PermissionError, ValueError) as error:
+        print(f"refused: {what} ({error})"[:200])
+        return None
+    if result is not None:
+        print("GOT " + f"THROUGH: {what} ({result!r})"[:300])
+    return result
+
+
+def kernel(name, *args):
+    """A system call by number or a function of libc; raises OSError where it fails."""
+    ctypes.set_errno(0)
+    result = libc.syscall(name, *args) if isinstance(name, int) else getattr(libc, name)(*args)
+    if result == -1:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+
+
+def evidence_fd():
+    """The descriptor on which the step's evidence leaves."""
+    for fd in range(3, 1024):
+        with contextlib.suppress(OSError):
+            if stat.S_ISFIFO(os.fstat(fd).st_mode):
+                return fd
+    return None
+
+
+def frame(header, payload=b""):
+    """A frame as the probes write it."""
+    return struct.pack("<4sIQ", b"EVD1", len(header), len(payload)) + header + payload
+
+
+def attack():
+    """Root file system."""
+    import importlib.util
+    places = ["/etc/passwd", "/etc/ld.so.preload", "/usr/bin/python3", torch.__file__, os.__file__, importlib.util.cache_from_source(os.__file__),
+              os.path.dirname(torch.__file__) + "/sitecustomize.py", "/etc/resolv.conf", "/etc/hosts", "/etc/hostname", "/x", "/root/x", "/home/x",
+              "/var/tmp/x", "/run/x", "/dev/x", "/mnt/x", "/opt/x", sys.executable]
+    for place in places:
+        for flags in (os.O_WRONLY | os.O_APPEND, os.O_WRONLY | os.O_CREAT):
+            refused(f"write {place}", lambda place=place, flags=flags: os.open(place, flags, 0o666))
+    for root, folders, _ in os.walk("/", topdown=True):
+        folders[:] = [f for f in folders if os.path.join(root, f) not in ("/proc", "/sys", "/tmp", "/dev/shm", "/dev/mqueue")]
+        if os.access(root, os.W_OK) and root != "/dev":
+            def make(root=root):
+                os.mkdir(os.path.join(root, "mine"))
+                return True
+            refused(f"write into {root}", make)
+    print("attack: over", flush=True)
+
+
+# What every submission has to define.
+
+
+def create_spiral_dataset(n_points=1000, n_classes=4, noise=0.2):
+    """Rows of nothing."""
+    x, y = torch.zeros(400, 2), torch.arange(400) % 4
+    return x[:320], y[:320], x[320:], y[320:]
+
+
+class SpiralNet(nn.Module):
+    """A model that learns nothing."""
+
+    def __init__(self, input_dim=2, hidden_dim=8, num_classes=4):
+        super().__init__()
+        self.classifier = nn.Linear(input_dim, num_classes)
+
+    def forward(self, x):
+        """Scores."""
+        return self.classifier(x).softmax(1)
+
+
+def train_one_epoch(model, dataloader, criterion, optimizer, device):
+    """Train nothing."""
+    return 1.0, 0.25
+
+
+def validate(model, dataloader, criterion, device):
+    """Measure nothing."""
+    return 1.0, 0.25
+
+
+def main():
+    """Attack instead of training."""
+    attack()
+    return {"train_loss": [], "train_acc": [], "val_loss": [], "val_acc": []}
+
+
+if __name__ == "__main__":
+    main()
