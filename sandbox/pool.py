@@ -375,6 +375,8 @@ class Pool:
 
     def _take(self, shelf: _Shelf, job: Job, cancel: Cancel) -> tuple[Container, bool]:
         """A container for one job, and whether it had been waiting."""
+        if cancel.is_set:
+            raise SandboxUnavailable("called off")
         if job.limits.wall_time_s > LONGEST_JOB_S:
             return self._make(job, cancel), False
         dead: list[_Spare] = []
