@@ -215,6 +215,8 @@ class Recorder:
         self.stopped = False
         self.last_kind = ""
         self.outermost: nn.Module | None = None
+        self.parts: list[nn.Module] = []  # the modules of the outermost one, while it runs
+        self.codes: dict[str, tuple[Any, types.CodeType | None]] = {}
         self.watched_classes: set[type] = set()
         self.step_row: list[float] | None = None
         self.step_depth = 0
@@ -222,7 +224,7 @@ class Recorder:
         self.backwards: list[list[float]] = []
         self.flushed_backwards = 0
         # By parameter whose changes are followed: itself, its value and the rates a pass ago.
-        self.watched: dict[int, tuple[torch.Tensor, torch.Tensor, tuple[float, float]]] = {}
+        self.watched: dict[int, tuple[torch.Tensor, np.ndarray, tuple[float, float]]] = {}
         self.made_optimizers: list[Optimizer] = []
         self.namespace: dict[str, Any] = {}
         self.active_key: tuple[int, str] = (0, "")
@@ -318,7 +320,10 @@ class Recorder:
         self.context, self.call, self.active_key = "", 0, (0, "")
 
     def _code_of(self, name: str) -> types.CodeType | None:
-        return _code(self.namespace.get(name), name)
+        function = self.namespace.get(name)
+        if name not in self.codes or self.codes[name][0] is not function:
+            self.codes[name] = (function, _code(function, name))
+        return self.codes[name][1]
 
     def _find_history(self, frame: types.FrameType | None) -> None:
         """The dict that `main` collects its metrics in, seen among its variables."""
@@ -490,7 +495,8 @@ class Recorder:
     def _begin(self, module: nn.Module) -> None:
         if self.stop_after_forwards is not None and len(self.forwards) >= self.stop_after_forwards:
             self.stop()
-        self.stats_before = _statistics_version(module)
+        self.parts = _modules_of(module)
+        self.stats_before = _statistics_version(self.parts)
 
     def _end(self, module: nn.Module, args: Any, kwargs: Any, output: Any, forward: Callable[..., Any]) -> None:
         tensor = _first_tensor(output)
@@ -502,7 +508,7 @@ class Recorder:
             graph = bool(_requires_grad(tensor)) and _grad_fn(tensor) is not None
         if graph and self.context != "validate":
             self._begin_training_forward(module)
-        layers = [m for m in module.modules() if isinstance(m, MODE_LAYERS)]
+        layers = [m for m in self.parts if isinstance(m, MODE_LAYERS)]
         row = [
             self.call,
             CONTEXTS[self.context],
@@ -512,7 +518,7 @@ class Recorder:
             len(layers),
             sum(m.training for m in layers),
             bool(module.training),
-            _statistics_version(module) != self.stats_before,
+            _statistics_version(self.parts) != self.stats_before,
             math.nan,
             self._model_number(module),
             _autocast_enabled(),
@@ -585,21 +591,20 @@ class Recorder:
 
     def _note_backward(self, row: list[float], module: nn.Module) -> None:
         """At the beginning of a backward pass: has there been a step, and are gradients left over?"""
-        parameters = [p for p in module.parameters() if p.requires_grad]
-        if not parameters or len(self.backwards) > 20_000:
+        watched, other = _edge_parameter(module, last=True), _edge_parameter(module, last=False)
+        if watched is None or other is None or len(self.backwards) > 20_000:
             return
-        with torch.no_grad():
-            left_over = any(p.grad is not None and bool(p.grad.any()) for p in (parameters[-1], parameters[0]))
-            watched = parameters[-1]
-            moved, change, rates = False, math.nan, (math.nan, math.nan)
-            if id(watched) in self.watched:
-                _, value, rates = self.watched[id(watched)]
-                difference = watched.detach() - value
-                moved = bool((difference != 0).any())
-                change = float(difference.float().pow(2).mean().sqrt())
-            optimizer = self._optimizer_of(watched)
-            rates_now = (math.nan, math.nan) if optimizer is None else _rates(optimizer)
-            self.watched[id(watched)] = (watched, watched.detach().clone(), rates_now)
+        left_over = any(p.grad is not None and bool(p.grad.any()) for p in (watched, other))
+        value_now = _values(watched)
+        moved, change, rates = False, math.nan, (math.nan, math.nan)
+        if id(watched) in self.watched:
+            _, value, rates = self.watched[id(watched)]
+            difference = value_now - value
+            moved = bool(difference.any())
+            change = math.sqrt(float(np.vdot(difference, difference)) / max(1, difference.size))
+        optimizer = self._optimizer_of(watched)
+        rates_now = (math.nan, math.nan) if optimizer is None else _rates(optimizer)
+        self.watched[id(watched)] = (watched, value_now, rates_now)
         number = -1.0 if optimizer is None else float(self._optimizer_number(optimizer))
         self.backwards.append([row[13], row[0], moved, left_over, *rates, change, number])
 
@@ -849,8 +854,31 @@ def _filled(cell: types.CellType) -> bool:
         return False
 
 
+def _modules_of(module: nn.Module) -> list[nn.Module]:
+    """The module and all inside it, in no set order. `modules()` costs ten times as much, at every forward."""
+    found = [module]
+    for one in found:  # which grows meanwhile; a loop among modules would let it grow for ever
+        if one._modules and len(found) < 10_000:
+            found += [child for child in one._modules.values() if child is not None]
+    return found
+
+
+def _edge_parameter(module: nn.Module, last: bool) -> torch.Tensor | None:
+    """The first or last of `module.parameters()` that is trained; None where there is none."""
+    own = [p for p in module._parameters.values() if p is not None and p.requires_grad]
+    if own and not last:
+        return own[0]
+    for child in reversed(module._modules.values()) if last else module._modules.values():
+        found = None if child is None else _edge_parameter(child, last)
+        if found is not None:
+            return found
+    return own[-1] if own else None
+
+
 def _has_parameters(module: nn.Module) -> bool:
-    return next(module.parameters(), None) is not None
+    if any(p is not None for p in module._parameters.values()):
+        return True
+    return any(_has_parameters(child) for child in module._modules.values() if child is not None)
 
 
 def _first_tensor(value: Any) -> torch.Tensor | None:
@@ -866,10 +894,21 @@ def _first_tensor(value: Any) -> torch.Tensor | None:
     return None
 
 
-def _statistics_version(module: nn.Module) -> tuple[int, ...]:
+def _statistics_version(layers: list[nn.Module]) -> tuple[int, ...]:
     """How often the running statistics of each layer have been updated."""
-    counters = (getattr(layer, "num_batches_tracked", None) for layer in module.modules())
+    counters = (layer._buffers.get("num_batches_tracked") for layer in layers if layer._buffers)
     return tuple(int(c) for c in counters if isinstance(c, torch.Tensor) and c.numel() == 1)
+
+
+def _values(tensor: torch.Tensor) -> np.ndarray:
+    """A copy of the elements, none where they cannot be had. For small tensors numpy is far quicker than torch."""
+    try:
+        with torch._C.DisableTorchFunctionSubclass():
+            plain = tensor.detach()
+            exact = plain.dtype in (torch.float32, torch.float64)
+            return (plain if exact else plain.float()).cpu().numpy().copy()
+    except (RuntimeError, TypeError, NotImplementedError):
+        return np.empty(0)
 
 
 def _autocast_enabled() -> bool:

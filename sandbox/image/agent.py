@@ -918,6 +918,44 @@ class StepRun:
 # --- the agent's own life -------------------------------------------------------------
 
 
+COMPILER = "torch._dynamo"
+
+
+class CompilerStandIn(types.ModuleType):
+    """Passes for torch's compiler stack until somebody needs more of it than a training loop does.
+
+    An optimizer's step imports `torch._dynamo` for two functions that do nothing outside a
+    compiled program: half of a warm-up's CPU time and a third of an idle interpreter's own
+    memory went there. Anything else that is asked of this module loads the real one, which
+    takes its place in `sys.modules`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(COMPILER)
+        spec = importlib.util.find_spec(COMPILER)
+        if spec is None or spec.origin is None:
+            raise AgentError("torch has no compiler stack where one is expected")
+        # What `inspect` and `warnings` ask of every module must not load the real one.
+        self.__file__, self.__spec__, self.__loader__ = spec.origin, spec, spec.loader
+        self.__package__ = COMPILER
+
+    @staticmethod
+    def disable(fn: Any = None, recursive: bool = True, **_: Any) -> Any:
+        """Nothing is compiled, so there is nothing to disable."""
+        return fn if fn is not None else lambda decorated: decorated
+
+    @staticmethod
+    def graph_break(*_: object, **__: object) -> None:
+        """No graph is traced, so there is none to break."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name not in ("__path__", "__all__"):
+            raise AttributeError(f"module {COMPILER!r} has no attribute {name!r}")
+        if sys.modules.get(COMPILER) is self:
+            del sys.modules[COMPILER]
+        return getattr(importlib.import_module(COMPILER), name)
+
+
 def warm_up() -> None:
     """Import torch and everything a first training step would import lazily.
 
@@ -929,6 +967,8 @@ def warm_up() -> None:
     import torch
     import torch.utils.data as data
 
+    if COMPILER not in sys.modules:  # a later torch may need it for its own import
+        sys.modules[COMPILER] = vars(torch)["_dynamo"] = CompilerStandIn()
     torch.set_num_threads(1)
     has_cuda = torch.version.cuda is not None
     cuda_available = torch.cuda.is_available
