@@ -427,7 +427,7 @@ def container_checks(seen: Seen, limits: Limits, gpu: str = NO_GPU) -> list[Chec
 
 def _must(name: str, wrong: Sequence[str], right: str) -> Check:
     remedy = "a flag of sandbox/template.py did not arrive: see docs/security.md" if wrong else ""
-    return Check(name, Level.MUST, not wrong, "; ".join(wrong)[:400] or right, remedy, "container")
+    return Check(name, Level.MUST, not wrong, "; ".join(wrong)[:2000] or right, remedy, "container")
 
 
 def _user(seen: Seen, limits: Limits, gpu: str) -> Check:

@@ -223,6 +223,19 @@ _NAMES = {
 }
 
 
+# The Engine gives every container these keys; a default set in its configuration would show here.
+_NEVER_ASKED_FOR = (
+    "Mounts",
+    "VolumesFrom",
+    "GroupAdd",
+    "ExtraHosts",
+    "CgroupParent",
+    "PidMode",
+    "UTSMode",
+    "UsernsMode",
+)
+
+
 def missing_limits(config: Mapping[str, Any], limits: Limits, runtime: str = "", gpu: str = NO_GPU) -> list[str]:
     """What of the template the Engine did not take over; it drops what its kernel cannot do.
 
@@ -230,7 +243,7 @@ def missing_limits(config: Mapping[str, Any], limits: Limits, runtime: str = "",
     """
     wanted = host_config(limits, runtime, gpu)
     missing = [_NAMES.get(key, key) for key, value in wanted.items() if _plain(config.get(key)) != _plain(value)]
-    return [*missing, *(f"no {key}" for key in ("Mounts", "VolumesFrom", "GroupAdd") if config.get(key))]
+    return [*missing, *(f"no {key}" for key in _NEVER_ASKED_FOR if config.get(key))]
 
 
 def _plain(value: Any) -> Any:
