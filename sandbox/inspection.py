@@ -67,7 +67,7 @@ class Inspectable(Protocol):
     """A sandbox whose Engine can be asked about itself."""
 
     def facts(self) -> Mapping[str, Any]:
-        """The Engine's `info` and `version`, and the `runtime` and `gpu` in use."""
+        """The Engine's `info` and `version`, and the `runtime` and `gpu` in use; nothing without an Engine."""
         ...
 
 
@@ -83,11 +83,11 @@ def inspect(sandbox: Sandbox, required: Iterable[str] = (), limits: Limits | Non
         SandboxUnavailable: the job could not be run.
         ValueError: `required` names a check that there is not.
     """
-    if not isinstance(sandbox, Inspectable):
+    facts = sandbox.facts() if isinstance(sandbox, Inspectable) else {}
+    if not facts:
         found = "; ".join(sandbox.cannot_hold()) or "it says nothing of itself"
         isolation = Check("isolation", Level.MUST, False, found, "use --sandbox docker")
         return _raised([isolation], required, known=False)
-    facts = sandbox.facts()
     limits = limits or Limits()
     seen = look(sandbox, limits, facts["gpu"])
     return _raised([*host_checks(facts, seen), *container_checks(seen, limits, facts["gpu"])], required)

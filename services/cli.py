@@ -19,19 +19,23 @@ from grading.challenge import Challenge, ChallengeError, catalogue, load_challen
 from grading.controls import Controls, ControlsFailed
 from grading.engine import ASSAY_VERSION, GRADER_DIGEST, Submission, grade
 from grading.verdict import Report
+from sandbox.gpu import GpuSandbox, Leases
 from sandbox.process import ProcessSandbox
 from sandbox.spec import Job, RunResult, Sandbox, SandboxUnavailable, StepListener
+from sandbox.template import NO_GPU
 from services.batch import ResultsError
 from services.commands import attack as about_attacks
 from services.commands import catalogue as about_challenges
 from services.commands import grading as about_grading
 from services.commands import reports as about_reports
 from services.commands.base import INFRASTRUCTURE, INTERRUPTED, USAGE, Backend, Trouble, examples
+from services.commands.doctor import doctor
 from services.intake import Refused
 from services.settings import Settings
 
 if TYPE_CHECKING:
     from grading.verify import VerifyReport
+    from sandbox.docker import DockerSandbox
 
 
 class LocalBackend:
@@ -51,11 +55,19 @@ class LocalBackend:
 
     def docker_sandbox(self) -> Sandbox:
         """The hardened sandbox. Raises SandboxUnavailable."""
+        return self._limited(self._on_gpus() if self.settings.gpus() else self._docker())
+
+    def _on_gpus(self) -> Sandbox:
+        devices = self.settings.gpus()
+        sandboxes = {device: self._docker(device) for device in devices}
+        return GpuSandbox(sandboxes, Leases(devices), self.settings.gpu_lease_timeout_s)
+
+    def _docker(self, gpu: str = NO_GPU) -> DockerSandbox:
         from sandbox.docker import DockerSandbox  # its client takes a while to import
 
         if self.settings.docker_host:
             os.environ["DOCKER_HOST"] = self.settings.docker_host
-        return self._limited(DockerSandbox(image=self.settings.image or ""))
+        return DockerSandbox(self.settings.image or "", self.settings.runtime, gpu)
 
     def process_sandbox(self) -> Sandbox:
         """The sandbox that is none."""
@@ -124,6 +136,11 @@ class LimitedSandbox:
         """Run the job under the operator's limits."""
         limits = dataclasses.replace(job.limits, **self._limits)
         return self._inner.run(dataclasses.replace(job, limits=limits), listener)
+
+    def facts(self) -> Mapping[str, Any]:
+        """What its Engine says, for `assay doctor`; nothing for a sandbox without one."""
+        facts: Callable[[], Mapping[str, Any]] = getattr(self._inner, "facts", dict)
+        return facts()
 
     def cannot_hold(self) -> tuple[str, ...]:
         """What the sandbox itself cannot hold."""
@@ -219,6 +236,7 @@ for _command in (
     about_challenges.selftest,
     about_attacks.attack,
     about_challenges.settings,
+    doctor,
 ):
     main.add_command(_command)
 

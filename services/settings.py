@@ -61,6 +61,27 @@ class Settings(BaseSettings):
         description="Sandbox image to use instead of the one that `make image` builds.",
         json_schema_extra={"shown_default": "the built image"},
     )
+    runtime: str = Field(
+        default="",
+        description="OCI runtime of the sandboxes as registered with the Engine: runc, runsc (gVisor), nvidia.",
+        json_schema_extra={"shown_default": "the Engine's default"},
+    )
+    gpu: str = Field(
+        default="",
+        description="GPUs of the sandboxes, separated by commas: UUIDs (MIG slices too), indices or CDI names. "
+        "Each sandbox has one of them to itself.",
+        json_schema_extra={"shown_default": "none"},
+    )
+    gpu_lease_timeout_s: float = Field(default=600.0, ge=0, description="How long a job waits for a free GPU.")
+    require: str = Field(
+        default="",
+        description="Checks of `assay doctor`, separated by commas, without which strangers' code is refused here, "
+        "such as user-namespace,access-control. Those that are a must anywhere need not be named.",
+        json_schema_extra={"shown_default": "none"},
+    )
+    doctor_valid_s: float = Field(
+        default=3600.0, ge=0, description="How long a service relies on its last look at host and container."
+    )
     jobs: int = Field(default=0, ge=0, le=256, description="Gradings at a time in a batch; 0 is one per processor.")
     debug: bool = Field(default=False, description="Show the traceback of an internal error.")
     interrupt_grace_s: float = Field(
@@ -114,6 +135,14 @@ class Settings(BaseSettings):
         ge=0,
     )
 
+    def gpus(self) -> tuple[str, ...]:
+        """The devices that sandboxes may have, one each."""
+        return _names(self.gpu)
+
+    def required_checks(self) -> tuple[str, ...]:
+        """The names of the checks that the operator made a must."""
+        return _names(self.require)
+
     def chosen_limits(self) -> dict[str, Any]:
         """The limits that the operator set, by their names in `Limits`.
 
@@ -121,6 +150,10 @@ class Settings(BaseSettings):
         """
         names = (field.name for field in dataclasses.fields(Limits))
         return {name: getattr(self, _LIMIT + name) for name in names if _LIMIT + name in self.model_fields_set}
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in map(str.strip, text.split(",")) if name)
 
 
 class Row(NamedTuple):
