@@ -175,6 +175,7 @@ def encode_job(job: Job, polled_memory_bytes: int | None = None) -> bytes:
                 "arrays": arrays,
                 "wall_time_s": step.wall_time_s,
                 "cpu_time_s": step.cpu_time_s,
+                "unless_hung": step.unless_hung,
             }
         )
     limits = {

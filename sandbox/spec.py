@@ -89,6 +89,7 @@ class Step:
     arrays: Mapping[str, Array] = field(default_factory=dict)
     wall_time_s: float = 20.0
     cpu_time_s: float = 15.0
+    unless_hung: str = ""  # not run where the step of this name ran into its time limit without a frame
 
 
 @dataclass(frozen=True)

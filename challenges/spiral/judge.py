@@ -83,8 +83,9 @@ def plan(secrets: Secrets, manifest: Manifest) -> Plan:
                 entry + "mini",
                 {**common, "epochs": MINI_EPOCHS, "max_forwards": 1200, "magnitudes": list(MAGNITUDES)},
                 {**shrink, "forced_x": pack(forced_x), "forced_y": pack(forced_y)},
+                unless_hung="calls",
             ),
-            Step("ghost", entry + "ghost", {**common, "forwards": GHOST_CALLS}, shrink),
+            Step("ghost", entry + "ghost", {**common, "forwards": GHOST_CALLS}, shrink, unless_hung="calls"),
             Step(
                 "real",
                 entry + "real",

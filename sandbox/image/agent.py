@@ -245,6 +245,7 @@ class Step:
     arrays: Mapping[str, tuple[str, tuple[int, ...], memoryview]]
     wall_time_s: float
     cpu_time_s: float
+    unless_hung: str
 
 
 @dataclass(frozen=True)
@@ -292,6 +293,7 @@ def parse_job(header: Json, payload: bytes) -> Job:
                 arrays,
                 step["wall_time_s"],
                 step["cpu_time_s"],
+                step["unless_hung"],
             )
         )
     return Job(submission, modules, steps, header["limits"])
@@ -752,8 +754,11 @@ class StepRun:
         memory_bytes = job.limits.get("polled_memory_bytes")
         self._memory_bytes = int(memory_bytes) if memory_bytes else None
 
-    def run(self) -> None:
-        """Run the step and send `begin`, its evidence and `end` to the host."""
+    def run(self) -> bool:
+        """Run the step and send `begin`, its evidence and `end` to the host; whether it hung.
+
+        A step hangs that reaches its time limit without having sent a frame.
+        """
         self._wire.send({"type": "begin", "step": self._step.index})
         self._ground.prepare(self._job.submission)
         oom_before, begun = oom_kills(), time.monotonic()
@@ -773,9 +778,11 @@ class StepRun:
         self._end(wall_s)
         # A slow host's time, and the memory of what it has not read, must not meet the next step.
         self._wire.flush(max(self._job_deadline, time.monotonic() + DEATH_S))
-        if self._evidence.relayed_bytes > PIPE_BYTES:
+        relayed_bytes = self._evidence.relayed_bytes
+        if relayed_bytes > PIPE_BYTES:
             del self._evidence
             return_free_memory()
+        return self._status()[0] == "time_limit" and not relayed_bytes
 
     def _start(self) -> None:
         output_fd, output_write = _pipe()
@@ -1015,14 +1022,38 @@ def take_stdio() -> HostWire:
     return HostWire(read_fd, write_fd)
 
 
+def pass_over(step: Step, wire: HostWire) -> None:
+    """Tell the host that a step is not run."""
+    wire.send({"type": "begin", "step": step.index})
+    wire.send(
+        {
+            "type": "end",
+            "step": step.index,
+            "status": "not_run",
+            "exit_code": None,
+            "signal": None,
+            "wall_time_s": 0.0,
+            "cpu_time_s": 0.0,
+            "peak_memory_bytes": 0,
+            "baseline_memory_bytes": 0,
+            "output_bytes": 0,
+            "remarks": [f"not run: step {step.unless_hung!r} never got anywhere"],
+        }
+    )
+
+
 def run_job(job: Job, ground: Ground, wire: HostWire) -> None:
     """Every step in order while the job's wall time lasts, then the account of the whole."""
     begun = time.monotonic()
     deadline = begun + float(job.limits["wall_time_s"])
+    hung: set[str] = set()
     for step in job.steps:
         if time.monotonic() >= deadline:
             break
-        StepRun(step, job, ground, wire, deadline).run()
+        if step.unless_hung in hung:
+            pass_over(step, wire)
+        elif StepRun(step, job, ground, wire, deadline).run():
+            hung.add(step.name)
     own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     account = cgroup_account() if ground.is_container else {}
     cpu_s = account.get("cpu_s") or own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime

@@ -654,6 +654,17 @@ def _containers(engine: Any) -> list[str]:
     return [item["Id"] for item in engine.containers(all=True, filters={"label": f"{LABEL}=conformance"})]
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_step_that_cannot_show_more_than_a_hung_one_is_not_run(backend: str) -> None:
+    """It costs the job no second time limit; one that hung only after its first frame stops nobody."""
+    job = _job("while True: pass", "c.emit('here')\nwhile True: pass", "pass", "pass", cpu_time_s=1)
+    unless = ("", "", "s0", "s1")
+    steps = tuple(replace(step, unless_hung=name) for step, name in zip(job.steps, unless, strict=True))
+    result = make_sandbox(backend).run(replace(job, steps=steps))
+    assert [step.status for step in result.steps] == [TIME_LIMIT, TIME_LIMIT, NOT_RUN, OK]
+    assert "s0" in result.steps[2].remarks[0]
+
+
 @docker_only
 def test_no_container_is_left(run_table: Callable[[str], RunResult], engine: Any) -> None:
     """Containers are removed whether the job ended well, at a limit or not at all."""
