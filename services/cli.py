@@ -7,9 +7,10 @@ for goes to stdout; progress, warnings and errors go to stderr.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -21,10 +22,11 @@ from grading.engine import ASSAY_VERSION, GRADER_DIGEST, Submission, grade
 from grading.verdict import Report
 from sandbox.gpu import GpuSandbox, Leases
 from sandbox.process import ProcessSandbox
-from sandbox.spec import Job, RunResult, Sandbox, SandboxUnavailable, StepListener
+from sandbox.spec import Job, Limits, RunResult, Sandbox, SandboxUnavailable, StepListener
 from sandbox.template import NO_GPU
 from services.batch import ResultsError
 from services.commands import attack as about_attacks
+from services.commands import bench as about_speed
 from services.commands import catalogue as about_challenges
 from services.commands import grading as about_grading
 from services.commands import reports as about_reports
@@ -36,6 +38,7 @@ from services.settings import Settings
 if TYPE_CHECKING:
     from grading.verify import VerifyReport
     from sandbox.docker import DockerSandbox
+    from sandbox.pool import Pool
 
 
 class LocalBackend:
@@ -68,6 +71,16 @@ class LocalBackend:
         if self.settings.docker_host:
             os.environ["DOCKER_HOST"] = self.settings.docker_host
         return DockerSandbox(self.settings.image or "", self.settings.runtime, gpu)
+
+    @contextlib.contextmanager
+    def bench_sandboxes(self, limits: Limits, size: int) -> Iterator[tuple[DockerSandbox, Pool, Limits]]:
+        """A cold sandbox, a pool of `size` and the limits of both. Raises SandboxUnavailable."""
+        from sandbox.pool import Pool, PoolConfig
+
+        chosen = dataclasses.replace(limits, **self.settings.chosen_limits())
+        cold = self._docker()
+        with Pool(cold, PoolConfig(min_size=size, max_size=size), chosen) as pool:
+            yield cold, pool, chosen
 
     def process_sandbox(self) -> Sandbox:
         """The sandbox that is none."""
@@ -235,6 +248,7 @@ for _command in (
     about_challenges.verify,
     about_challenges.selftest,
     about_attacks.attack,
+    about_speed.bench,
     about_challenges.settings,
     doctor,
 ):

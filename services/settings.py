@@ -114,6 +114,12 @@ class Settings(BaseSettings):
         default=5.0, gt=0, description="How long an attack's container, processes and cgroups may take to be gone."
     )
 
+    bench_patience_s: float = Field(
+        default=600.0,
+        gt=0,
+        description="How long `assay bench` waits for one bare run, and for the pool of warm containers to be full.",
+    )
+
     limit_wall_time_s: float = _limit("wall_time_s", "Wall time of one whole job, container start excluded.", gt=0)
     limit_start_time_s: float = _limit("start_time_s", "Wall time until a new sandbox must be ready.", gt=0)
     limit_memory_bytes: int = _limit("memory_bytes", "Memory of a sandbox, swap and tmpfs included.", gt=0)

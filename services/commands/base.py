@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
@@ -16,13 +17,14 @@ from rich.table import Table
 from grading.challenge import Challenge
 from grading.engine import Submission
 from grading.verdict import Report
-from sandbox.spec import Sandbox, SandboxUnavailable, StepListener
+from sandbox.spec import Limits, Sandbox, SandboxUnavailable, StepListener
 from services.intake import UnusableFile, read_regular
 from services.render import inert
 from services.settings import Settings
 
 if TYPE_CHECKING:
     from grading.verify import VerifyReport
+    from services.measure import ColdSandbox, WarmSandbox
 
 OK, WANTING, USAGE, UNUSABLE, INFRASTRUCTURE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -69,6 +71,15 @@ class Backend(Protocol):
 
     def rehearsal_sandbox(self) -> Sandbox:
         """One warm interpreter for an author's own programs. Raises SandboxUnavailable."""
+        ...
+
+    def bench_sandboxes(
+        self, limits: Limits, size: int
+    ) -> AbstractContextManager[tuple[ColdSandbox, WarmSandbox, Limits]]:
+        """A cold sandbox, a pool of `size` warm containers, and the limits with what the operator chose.
+
+        Raises SandboxUnavailable.
+        """
         ...
 
     def prepare(self, challenge: Challenge, sandbox: Sandbox, listener: StepListener) -> None:
