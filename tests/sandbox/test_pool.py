@@ -492,4 +492,4 @@ def test_thirty_jobs_leave_threads_descriptors_and_containers_flat(real_pool: Po
         descriptors.append(len(os.listdir("/proc/self/fd")))
     assert max(threads[15:]) <= max(threads[:15]) and max(threads) < 12
     assert max(descriptors[15:]) <= max(descriptors[:15]) + 4
-        assert len(containers(engine)) <= 4  # one runs, one warms up, one is removed, one waits
+    assert len(containers(engine)) <= 4  # one runs, one warms up, one is removed, one waits

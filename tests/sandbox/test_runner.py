@@ -252,7 +252,7 @@ HOSTILE: dict[str, bytes] = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_bytes_are_answered_or_cut_off_and_harm_nobody(serve: Callable[..., Served], name: str) -> None:
-    served = serve(read_time_s=2.0)
+    served = serve(read_time_s=PATIENCE_S)
     with socket.socket(socket.AF_UNIX) as one:
         one.settimeout(PATIENCE_S)
         one.connect(str(served.path))
