@@ -42,6 +42,7 @@ from sandbox.remote import RunnerSandbox
 from sandbox.spec import Limits, Sandbox
 from sandbox.template import LABEL
 from services.measure import ENGINE_PROCESSES, at_rest, load, machine
+from services.settings import Settings
 
 MB = 1 << 20
 SETTLE_S = 600.0  # until the pool is full again
@@ -227,7 +228,9 @@ def chosen_sandbox(path: Path | None, challenge: Challenge, jobs: int) -> Iterat
         yield RunnerSandbox(path)
         return
     limits = Limits(memory_bytes=challenge.manifest.limits.memory_bytes)
-    with Pool(DockerSandbox(), PoolConfig(min_size=jobs, max_size=jobs), limits) as pool:
+    docker_sandbox = DockerSandbox(Settings().image or "")
+    docker_sandbox.prepare(limits, "growth").destroy()  # says at once what a pool would try again and again
+    with Pool(docker_sandbox, PoolConfig(min_size=jobs, max_size=jobs), limits) as pool:
         yield pool
 
 

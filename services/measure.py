@@ -52,6 +52,7 @@ MB = 1e6  # bytes
 ENGINE_PROCESSES = ("dockerd", "containerd")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 RESAMPLINGS = 2000
+ENOUGH = 5  # samples for a range
 BLOCKS = 5  # turns that a cohort is cut into
 STAMP = b"assay-first-line"
 _STAMPED = re.compile(STAMP + rb" (\d+)")
@@ -111,6 +112,7 @@ class Ratio:
     value: float
     low: float
     high: float
+    samples: int  # of the smaller side: with few of them the range says nothing
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> Ratio:
@@ -124,7 +126,8 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> Ratio:
 
     found = [resampled() for _ in range(RESAMPLINGS)]
     value = statistics.median(above) / statistics.median(below)
-    return Ratio(value, percentile(found, 0.025), percentile(found, 0.975))
+    samples = min(len(above), len(below))
+    return Ratio(value, percentile(found, 0.025), percentile(found, 0.975), samples)
 
 
 # --- what the kernel tells ------------------------------------------------------------
@@ -327,6 +330,7 @@ class Bench:
     def run(self) -> dict[str, Any]:
         """Measure everything that the plan asks for. Raises CannotMeasure, SandboxUnavailable."""
         before = load()
+        self._cold.prepare(self._limits, "bench").destroy()  # says at once what a pool would try again and again
         self._progress(0, self._plan.units())
         with tempfile.TemporaryDirectory(prefix="assay-bench-") as folder:
             self._folder = Path(folder)
@@ -557,7 +561,8 @@ class Bench:
         found |= {"idle_private_mb": None, "ranges": {}}
         for name, value in self._ratios():
             found[name] = round(value.value, 4)
-            found["ranges"][name] = [round(value.low, 4), round(value.high, 4)]
+            if value.samples >= ENOUGH:
+                found["ranges"][name] = [round(value.low, 4), round(value.high, 4)]
         if self.handovers:
             first = [sample.first_line_ms for sample in self.handovers]
             found["handover_ms"] = {"p50": round(percentile(first, 0.5), 2), "p95": round(percentile(first, 0.95), 2)}

@@ -139,8 +139,10 @@ def _print(found: Mapping[str, Any]) -> None:
             f"and {found['idle_shim_private_mb']:.0f} MB of its shim"
         )
     console.print()
-    for name, (low, high) in found["ranges"].items():
-        console.print(f"{name.replace('_', ' ')}: {found[name]:.2f} (95 % between {low:.2f} and {high:.2f})")
+    for name in (key for key, value in found.items() if "_ratio_" in key and value is not None):
+        low, high = found["ranges"].get(name, (None, None))
+        spread = "" if low is None else f" (95 % between {low:.2f} and {high:.2f})"
+        console.print(f"{name.replace('_', ' ')}: {found[name]:.2f}{spread}")
     _print_goals([Goal(**goal) for goal in found["goals"]])
 
 

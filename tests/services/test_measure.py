@@ -162,8 +162,7 @@ def test_a_small_bench_gives_every_figure(tmp_path: Path) -> None:
     found = json.loads(result.stdout)
     for name in ("wall_ratio_warm_over_bare", "wall_ratio_cold_over_bare", "cpu_ratio_cohort_over_bare"):
         assert found[name] > 0
-        low, high = found["ranges"][name]
-        assert low <= found[name] <= high
+        assert name not in found["ranges"]  # of so few samples
     assert 0 < found["handover_ms"]["p50"] <= found["handover_ms"]["p95"]
     assert found["idle_private_mb"] > 10
     assert len(found["goals"]) == 5
