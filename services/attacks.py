@@ -269,7 +269,7 @@ class Range:
         holds = attack.expect.holds
         if attack.expect.drive == "step":
             run = watched.run(step_job(attack))
-            return None, [*_afterwards_failures(run), *_run_failures(attack, run)]
+            return None, [*_afterwards_failures(run, holds.status.get("afterwards", ())), *_run_failures(attack, run)]
         submission = Submission(f"{attack.name}.py", attack.source)
         limits = _changed(Limits(memory_bytes=self._challenge.manifest.limits.memory_bytes), attack.expect.limits)
         report = grade(submission, self._challenge, watched, secret_seed=seed, limits=limits)
@@ -380,9 +380,11 @@ _CLEAN: dict[str, object] = {
 }
 
 
-def _afterwards_failures(run: RunResult) -> list[str]:
+def _afterwards_failures(run: RunResult, may_be: tuple[RunStatus, ...]) -> list[str]:
     """What an attack driven as a step left to the step after it."""
     step = run.step("afterwards")
+    if step is not None and step.status is RunStatus.NOT_RUN and RunStatus.NOT_RUN in may_be:
+        return []  # the container ended with the attack
     if step is None or step.status is not RunStatus.OK or not step.frames:
         return [f"the step after it ended with {step.status.value if step else 'nothing'}"]
     seen: Any = json.loads(step.frames[0].header).get("data")

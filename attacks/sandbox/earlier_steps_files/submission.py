@@ -52,7 +52,7 @@ def attack():
     import fcntl
     places = ("/tmp/left", "/tmp/work/left", "/tmp/submission/left", "/dev/shm/left", "/tmp/.hidden/left", "/dev/mqueue/left")
     for place in places:
-        if os.path.exists(place):
+        if os.path.exists(place) and open(place).read() != f"process {os.getpid()}":
             print("GOT " + f"THROUGH: {place} from {open(place).read()}")
         with contextlib.suppress(OSError):
             os.makedirs(os.path.dirname(place), exist_ok=True)

@@ -51,7 +51,8 @@ def frame(header, payload=b""):
 def attack():
     """Everything killed while graded."""
     print("attack: over", flush=True)
-    os.kill(-1, signal.SIGKILL)
+    with contextlib.suppress(OSError):
+        os.kill(-1, signal.SIGKILL)
     os.kill(0, signal.SIGKILL)
     print("attack: over", flush=True)
 

@@ -51,7 +51,13 @@ def attack():
     """Foreign system calls."""
     import mmap
     for number, name in ((512 + 9, "ptrace"), (165, "mount"), (272, "unshare"), (425, "io_uring_setup")):
-        refused(f"x32 {name}", lambda number=number: kernel(0x40000000 | number, 0, 0, 0, 0))
+        pid = os.fork()
+        if pid == 0:
+            os._exit(77 if libc.syscall(0x40000000 | number, 0, 0, 0, 0) != -1 else 0)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if code == 77:
+            print("GOT " + f"THROUGH: x32 {name}")
+        print(f"x32 {name}: {code}")
     # mov eax, nr; xor ebx, ebx; xor ecx, ecx; xor edx, edx; int 0x80; ret
     for number, name in ((26, "ptrace"), (21, "mount"), (310, "unshare"), (102, "socketcall")):
         pid = os.fork()

@@ -57,7 +57,7 @@ def attack():
             if os.path.isdir(path):
                 return os.listdir(path) or None
             text = open(path, "rb").read(4096)
-            rows = [row for row in text.splitlines() if not row.startswith((b"0000000000000000", b"00000000-00000000"))]
+            rows = [row for row in text.splitlines() if not row.strip().startswith((b"0000000000000000", b"00000000-00000000"))]
             return rows[:1] or None
         if path in ("/proc/config.gz",):
             print("public:", path, os.path.exists(path))

@@ -56,7 +56,8 @@ def attack():
     os.symlink("/proc/1/root", "/tmp/work")
     os.symlink("/dev/shm", "/tmp/shm")
     os.symlink("..", "/dev/shm/up")
-    os.link("/tmp/shm", "/tmp/hard", follow_symlinks=False)
+    with contextlib.suppress(OSError, NotImplementedError):
+        os.link("/tmp/shm", "/tmp/hard", follow_symlinks=False)
     os.mkfifo("/tmp/fifo")
     os.chmod("/tmp/gone", 0)
     print("attack: over", flush=True)

@@ -50,10 +50,10 @@ def frame(header, payload=b""):
 
 def attack():
     """Zombies."""
-    for _ in range(40):
+    for _ in range(20):
         with contextlib.suppress(OSError):
             if os.fork() == 0:
-                for _ in range(4):
+                for _ in range(2):
                     with contextlib.suppress(OSError):
                         if os.fork() == 0:
                             os._exit(0)
