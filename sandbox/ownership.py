@@ -94,6 +94,8 @@ def is_abandoned(item: Mapping[str, Any], me: Owner, held: Container[str]) -> bo
         return not any(name.lstrip("/") in held for name in item.get("Names") or ())
     if boot != me.boot_id:
         return ended and time.time() - float(item["Created"]) > STALE_S
+    if (namespace, pid, began) == (me.pid_namespace, me.pid, me.began_ticks):
+        return False  # another owner in this very process
     if seat == me.seat != NO_SEAT:
         return True
     if namespace == me.pid_namespace:

@@ -386,6 +386,10 @@ class RunnerSandbox:
         """What the runner's Engine and kernel cannot promise."""
         return Fields(self._about).texts("cannot_hold")
 
+    def facts(self) -> dict[str, Any]:
+        """Nothing: what the Engine says of itself stays with the runner."""
+        return {}
+
     def image_identity(self) -> str:
         """Which image the runner's containers are made of."""
         return Fields(self._about).text("image")

@@ -46,7 +46,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from sandbox.pool import Cancel, Cancelled, PoolConfig
+from sandbox.gpu import Leases
+from sandbox.pool import Cancel, Cancelled, Pool, PoolConfig
 from sandbox.protocol import MAX_JOB_HEADER_BYTES, ProtocolError, pack_frame
 from sandbox.remote import ALIVE_S, DEFAULT_SOCKET, VERSION, Wire, pack_result, unpack_job
 from sandbox.spec import Job, JobRefused, Limits, RunResult, SandboxBusy, SandboxUnavailable, StepListener
@@ -87,6 +88,7 @@ _ALIVE = pack_frame({"type": "alive"})
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _POLL_S = 1.0
 _JOIN_S = 60.0
+_LEASE_S = 1.0  # then the pool gives up a spare that holds a device, and asks again
 
 
 @dataclass(frozen=True)
@@ -641,6 +643,59 @@ def main(argv: Sequence[str]) -> int:
 def open_pool(config: RunnerConfig, seat: str) -> CancellableSandbox:
     """The pool on the Engine. Raises SandboxUnavailable."""
     from sandbox.docker import DockerSandbox  # its client takes a while to import, and tests of the daemon need none
-    from sandbox.pool import Pool
 
-    return Pool(DockerSandbox(config.image, config.runtime, seat=seat), config.pool, config.standing)
+    if not config.gpus:
+        return Pool(DockerSandbox(config.image, config.runtime, seat=seat), config.pool, config.standing)
+    sandboxes = {gpu: DockerSandbox(config.image, config.runtime, gpu, seat) for gpu in config.gpus}
+    pool_config = dataclasses.replace(config.pool, capacity=len(config.gpus))
+    return Pool(GpuMaker(sandboxes, Leases(config.gpus)), pool_config, config.standing)
+
+
+class GpuMaker:
+    """Makes containers that each have one device to themselves, from before they are made until they are gone."""
+
+    def __init__(self, sandboxes: Mapping[str, Any], leases: Leases) -> None:
+        self._sandboxes, self._leases = sandboxes, leases
+        self._any = next(iter(sandboxes.values()))
+
+    def create(
+        self, limits: Limits, label: str = "", lifetime_s: float | None = None, *, background: bool = False
+    ) -> Any:
+        """A container on a free device. Raises SandboxBusy where there is none, SandboxUnavailable."""
+        lease = contextlib.ExitStack()
+        try:
+            device = lease.enter_context(self._leases.lease(_LEASE_S))
+        except SandboxUnavailable as error:
+            if len(self._leases.quarantined()) == len(self._sandboxes):
+                raise
+            raise SandboxBusy(str(error)) from error
+        try:
+            container = self._sandboxes[device].create(limits, label, lifetime_s, background=background)
+        except BaseException:
+            lease.close()
+            raise
+
+        def give_back() -> None:
+            if not container.gone:
+                self._leases.quarantine(device, "its last container would not go")
+            lease.close()
+
+        container.when_destroyed(give_back)
+        return container
+
+    def quicken(self, container: Any) -> None:
+        """As DockerSandbox has it."""
+        self._any.quicken(container)
+
+    def reap(self) -> int:
+        """What no sandbox here uses any more. Raises SandboxUnavailable."""
+        return sum(sandbox.reap() for sandbox in self._sandboxes.values())
+
+    def cannot_hold(self) -> tuple[str, ...]:
+        """What a sandbox with a GPU cannot promise, and which GPUs are out of use."""
+        told = tuple(f"{gpu}: out of use, {why}" for gpu, why in self._leases.quarantined().items())
+        return (*self._any.cannot_hold(), *told)
+
+    def image_identity(self) -> str:
+        """Which image runs the steps, and that it had a GPU: controls must have passed there."""
+        return f"{self._any.image_identity()} gpu"

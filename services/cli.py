@@ -30,7 +30,8 @@ from services.commands import bench as about_speed
 from services.commands import catalogue as about_challenges
 from services.commands import grading as about_grading
 from services.commands import reports as about_reports
-from services.commands.base import INFRASTRUCTURE, INTERRUPTED, USAGE, Backend, Trouble, examples
+from services.commands import runner as about_runner
+from services.commands.base import INFRASTRUCTURE, INTERRUPTED, USAGE, Backend, Trouble, close_sandbox, examples
 from services.commands.doctor import doctor
 from services.intake import Refused
 from services.settings import Settings
@@ -81,6 +82,20 @@ class LocalBackend:
         cold = self._docker()
         with Pool(cold, PoolConfig(min_size=size, max_size=size), chosen) as pool:
             yield cold, pool, chosen
+
+    def pooled_sandbox(self, jobs: int) -> Sandbox:
+        """The hardened sandbox with warm containers for so many jobs. Raises SandboxUnavailable."""
+        if self.settings.gpus():
+            return self.docker_sandbox()
+        from sandbox.pool import Pool
+
+        return self._limited(Pool(self._docker(), about_runner.pool_config(self.settings, jobs, min_size=0)))
+
+    def runner_sandbox(self) -> Sandbox:
+        """The hardened sandbox behind this host's runner. Raises SandboxUnavailable."""
+        from sandbox.remote import RunnerSandbox
+
+        return self._limited(RunnerSandbox(self.settings.runner_socket, "assay", self.settings.runner_queue_time_s))
 
     def process_sandbox(self) -> Sandbox:
         """The sandbox that is none."""
@@ -149,6 +164,10 @@ class LimitedSandbox:
         """Run the job under the operator's limits."""
         limits = dataclasses.replace(job.limits, **self._limits)
         return self._inner.run(dataclasses.replace(job, limits=limits), listener)
+
+    def close(self) -> None:
+        """Close the sandbox itself, where it can be."""
+        close_sandbox(self._inner)
 
     def facts(self) -> Mapping[str, Any]:
         """What its Engine says, for `assay doctor`; nothing for a sandbox without one."""
@@ -240,6 +259,7 @@ for _command in (
     about_grading.grade,
     about_grading.batch,
     about_grading.demo,
+    about_runner.runner,
     about_reports.explain,
     about_reports.replay,
     about_reports.schema,

@@ -17,13 +17,18 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from grading.engine import MAX_SUBMISSION_BYTES
+from sandbox.pool import PoolConfig
+from sandbox.remote import DEFAULT_SOCKET
+from sandbox.runner import MAXIMA, RunnerConfig
 from sandbox.spec import Limits
 
-SandboxChoice = Literal["auto", "docker", "process"]
+SandboxChoice = Literal["auto", "runner", "docker", "process"]
 
 ENV_PREFIX = "ASSAY_"
 _LIMIT = "limit_"
 _DEFAULT = Limits()
+_POOL = PoolConfig()
+_RUNNER = RunnerConfig()
 
 
 def _state_dir() -> Path:
@@ -34,6 +39,21 @@ def _state_dir() -> Path:
 def _limit(name: str, description: str, *, ge: int | None = None, gt: int | None = None) -> Any:
     """A field whose default is that of `Limits`, so that neither can drift from the other."""
     return Field(default=getattr(_DEFAULT, name), description=description, ge=ge, gt=gt)
+
+
+def _pool(name: str, description: str, *, ge: float | None = None, gt: float | None = None) -> Any:
+    """The same for a field of `PoolConfig`."""
+    return Field(default=getattr(_POOL, name), description=description, ge=ge, gt=gt)
+
+
+def _runner(name: str, description: str, *, gt: float | None = None) -> Any:
+    """The same for a field of `RunnerConfig`."""
+    return Field(default=getattr(_RUNNER, name), description=description, gt=gt)
+
+
+def _most(name: str, what: str) -> Any:
+    """The same for a runner's maximum of a limit."""
+    return Field(default=getattr(MAXIMA, name), description=f"Most that a runner's client may ask for: {what}.", gt=0)
 
 
 class Settings(BaseSettings):
@@ -48,8 +68,8 @@ class Settings(BaseSettings):
     )
     sandbox: SandboxChoice = Field(
         default="auto",
-        description="Sandbox of commands without --sandbox. auto: Docker where an Engine answers, else a "
-        "plain process, which is for trying out only.",
+        description="Sandbox of commands without --sandbox. auto: the runner where one answers, else Docker where "
+        "an Engine does, else a plain process, which is for trying out only.",
     )
     docker_host: str | None = Field(
         default=None,
@@ -119,6 +139,66 @@ class Settings(BaseSettings):
         gt=0,
         description="How long `assay bench` waits for one bare run, and for the pool of warm containers to be full.",
     )
+
+    pool_min_size: int = _pool("min_size", "Warm containers that a runner keeps however idle it is.", ge=0)
+    pool_max_size: int = Field(
+        default=0, ge=0, description="Most warm containers, those warming up included; 0 is one per job at a time."
+    )
+    pool_warming: int = Field(
+        default=0, ge=0, description="Containers warmed on the side at a time; 0 is one for every two processors."
+    )
+    pool_idle_s: float = _pool("idle_s", "Without jobs for this long, at most twice, the pool shrinks.", gt=0)
+    pool_lifetime_s: float = _pool("lifetime_s", "A warm container that waited this long is replaced.", gt=0)
+    pool_warming_time_s: float = _pool(
+        "warming_time_s", "Wall time until a container warmed on the side must be ready.", gt=0
+    )
+    pool_memory_floor_bytes: int = _pool(
+        "memory_floor_bytes",
+        "Available memory of the host below which nothing is warmed and warm containers are given up.",
+        ge=0,
+    )
+    pool_retries: int = _pool("retries", "How often a job whose container was lost is run again.", ge=0)
+    pool_retry_pause_s: float = _pool("retry_pause_s", "Pause before that.", ge=0)
+    pool_backoff_s: float = _pool("backoff_s", "Longest pause of the pool while the Engine fails.", gt=0)
+    pool_teardowns: int = _pool("teardowns", "Removals under way before a run does its own.", ge=0)
+    pool_reap_interval_s: float = _pool("reap_interval_s", "How often abandoned containers are looked for.", gt=0)
+
+    runner_socket: Path = Field(default=DEFAULT_SOCKET, description="Unix socket of the runner.")
+    runner_group: str = Field(
+        default="",
+        description="Group that may speak to the runner.",
+        json_schema_extra={"shown_default": "the runner's own"},
+    )
+    runner_jobs: int = Field(default=0, ge=0, le=256, description="Jobs of a runner at a time; 0 is one per processor.")
+    runner_queue: int = _runner("queue", "Jobs that may wait in a runner.", gt=0)
+    runner_queue_per_client: int = Field(
+        default=_RUNNER.queue_per_peer, gt=0, description="Jobs of one client process that may wait in a runner."
+    )
+    runner_clients: int = _runner("clients", "Connections that a runner holds.", gt=0)
+    runner_clients_per_peer: int = _runner("clients_per_peer", "Connections of one client process.", gt=0)
+    runner_max_steps: int = _runner("max_steps", "Steps of one job of a runner.", gt=0)
+    runner_max_job_bytes: int = _runner("max_job_bytes", "Submission, modules and arrays of one job of a runner.", gt=0)
+    runner_read_time_s: float = _runner("read_time_s", "Until a client must have sent its whole job.", gt=0)
+    runner_send_time_s: float = _runner("send_time_s", "Until a client must have taken a frame of its result.", gt=0)
+    runner_queue_time_s: float = _runner("queue_time_s", "How long a job waits for its turn in a runner.", gt=0)
+    runner_grace_s: float = _runner("grace_s", "How long a runner that is told to stop waits for what runs.", gt=0)
+
+    runner_max_wall_time_s: float = _most("wall_time_s", "wall time of a job")
+    runner_max_start_time_s: float = _most("start_time_s", "wall time until a sandbox is ready")
+    runner_max_memory_bytes: int = _most("memory_bytes", "memory of a sandbox")
+    runner_max_cpu_count: float = _most("cpu_count", "processors of a sandbox")
+    runner_max_pids: int = _most("pids", "processes and threads")
+    runner_max_tmp_bytes: int = _most("tmp_bytes", "size of /tmp")
+    runner_max_tmp_inodes: int = _most("tmp_inodes", "files in /tmp")
+    runner_max_shm_bytes: int = _most("shm_bytes", "size of /dev/shm")
+    runner_max_shm_inodes: int = _most("shm_inodes", "files in /dev/shm")
+    runner_max_open_files: int = _most("open_files", "open files of one process")
+    runner_max_file_bytes: int = _most("file_bytes", "largest file")
+    runner_max_output_bytes: int = _most("output_bytes", "printed by one step")
+    runner_max_output_tail_bytes: int = _most("output_tail_bytes", "kept of it")
+    runner_max_evidence_bytes: int = _most("evidence_bytes", "evidence of one step")
+    runner_max_evidence_frames: int = _most("evidence_frames", "frames of evidence of one step")
+    runner_max_gpu_memory_bytes: int = _most("gpu_memory_bytes", "GPU memory of one process")
 
     limit_wall_time_s: float = _limit("wall_time_s", "Wall time of one whole job, container start excluded.", gt=0)
     limit_start_time_s: float = _limit("start_time_s", "Wall time until a new sandbox must be ready.", gt=0)

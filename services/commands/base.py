@@ -65,6 +65,14 @@ class Backend(Protocol):
         """The hardened sandbox. Raises SandboxUnavailable."""
         ...
 
+    def pooled_sandbox(self, jobs: int) -> Sandbox:
+        """The hardened sandbox with warm containers for so many jobs at a time. Raises SandboxUnavailable."""
+        ...
+
+    def runner_sandbox(self) -> Sandbox:
+        """The hardened sandbox behind this host's runner. Raises SandboxUnavailable."""
+        ...
+
     def process_sandbox(self) -> Sandbox:
         """The sandbox that is none."""
         ...
@@ -116,19 +124,28 @@ class Backend(Protocol):
         ...
 
 
-def open_sandbox(backend: Backend, choice: str | None) -> Sandbox:
+def open_sandbox(backend: Backend, choice: str | None, jobs: int = 0) -> Sandbox:
     """The sandbox asked for; says on stderr when it is only good for trying out.
 
+    With `jobs`, one that keeps containers warm for so many at a time where that is worth it.
+    Give it to `close_sandbox` in the end.
+
     Raises:
-        SandboxUnavailable: Docker was asked for by name and does not answer.
+        SandboxUnavailable: runner or Docker was asked for by name and does not answer.
     """
     choice = choice or backend.settings.sandbox
     if choice == "rehearsal":
         return backend.rehearsal_sandbox()
     reason = ""
+    if choice in ("auto", "runner"):
+        try:
+            return backend.runner_sandbox()
+        except SandboxUnavailable:
+            if choice == "runner":
+                raise
     if choice != "process":
         try:
-            return backend.docker_sandbox()
+            return backend.pooled_sandbox(jobs) if jobs else backend.docker_sandbox()
         except SandboxUnavailable as error:
             if choice == "docker":
                 raise
@@ -136,6 +153,12 @@ def open_sandbox(backend: Backend, choice: str | None) -> Sandbox:
     warning = "for trying out only: the process sandbox does not isolate; never give it strangers' code"
     click.echo(f"assay: {warning}{reason}", err=True)
     return backend.process_sandbox()
+
+
+def close_sandbox(sandbox: Sandbox) -> None:
+    """Let it remove what it keeps warm, where it keeps something."""
+    close: Callable[[], None] = getattr(sandbox, "close", lambda: None)
+    close()
 
 
 def jobs_at_a_time(backend: Backend, asked: int | None) -> int:
@@ -201,9 +224,9 @@ def sandbox_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--sandbox",
         "choice",
-        type=click.Choice(("auto", "docker", "process")),
-        help="docker: the hardened container. process: a plain process, for trying out only. "
-        "auto (the default): Docker where an Engine answers.",
+        type=click.Choice(("auto", "runner", "docker", "process")),
+        help="docker: the hardened container. runner: the same, warm, from this host's `assay runner`. "
+        "process: a plain process, for trying out only. auto (the default): the first that answers.",
     )(command)
 
 
@@ -212,7 +235,7 @@ def author_sandbox_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--sandbox",
         "choice",
-        type=click.Choice(("rehearsal", "auto", "docker", "process")),
+        type=click.Choice(("rehearsal", "auto", "runner", "docker", "process")),
         default="rehearsal",
         show_default=True,
         help="rehearsal: one warm interpreter for all programs, which are the author's own. "

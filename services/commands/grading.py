@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -27,6 +27,7 @@ from services.commands.base import (
     Backend,
     Trouble,
     challenge_option,
+    close_sandbox,
     examples,
     jobs_at_a_time,
     jobs_option,
@@ -151,8 +152,9 @@ def batch(
     backend: Backend = ctx.obj
     challenge = backend.challenge(slug)
     collection = _collect(paths, backend.settings)
-    with Results(out, fresh=not resume) as results:
-        sandbox = open_sandbox(backend, choice)
+    with Results(out, fresh=not resume) as results, ExitStack() as stack:
+        sandbox = open_sandbox(backend, choice, jobs_at_a_time(backend, jobs))
+        stack.callback(close_sandbox, sandbox)
         with progress.steps(stderr(), "checking the grader") as listener:
             backend.prepare(challenge, sandbox, listener)
         outcome = _grade_all(backend, challenge, sandbox, collection, results, jobs)

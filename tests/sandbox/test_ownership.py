@@ -57,6 +57,7 @@ def test_owner_takes_back_what_it_holds_no_more() -> None:
 def test_successor_in_a_seat_takes_over_from_the_dead() -> None:
     seated = replace(ME, seat="7:7")
     foreign = other(pid_namespace=1)
+    assert not is_abandoned(item(replace(other(), seat="7:7")), seated, ())  # of the same process
     assert is_abandoned(item(replace(foreign, seat="7:7")), seated, ())
     assert not is_abandoned(item(replace(foreign, seat="8:8")), seated, ())
     assert not is_abandoned(item(foreign), ME, ())  # two that have no seat do not share one

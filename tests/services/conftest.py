@@ -119,6 +119,7 @@ class FakeBackend:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.docker_works = True
+        self.runner_works = False
         self.grader = GRADER
         self.graded: list[Submission] = []
         self.seeds: list[str | None] = []
@@ -137,6 +138,14 @@ class FakeBackend:
     def docker_sandbox(self) -> Sandbox:
         if not self.docker_works:
             raise SandboxUnavailable("no Engine answers")
+        return FakeSandbox("docker")
+
+    def pooled_sandbox(self, jobs: int) -> Sandbox:
+        return self.docker_sandbox()
+
+    def runner_sandbox(self) -> Sandbox:
+        if not self.runner_works:
+            raise SandboxUnavailable("no runner answers")
         return FakeSandbox("docker")
 
     def process_sandbox(self) -> Sandbox:
