@@ -37,6 +37,7 @@ from docker.utils import kwargs_from_env
 from grading.challenge import Challenge, load_challenge
 from grading.engine import Submission, grade
 from sandbox.docker import DockerSandbox
+from sandbox.ownership import LABEL_OWNER
 from sandbox.pool import Pool, PoolConfig
 from sandbox.remote import RunnerSandbox
 from sandbox.spec import Limits, Sandbox
@@ -55,7 +56,8 @@ ALLOWANCES = {
     "runner_descriptors": 2,
     "own_threads": 1,
     "runner_threads": 1,
-    "containers": 0.5,
+    "own_containers": 0.5,  # of the process that holds the pool
+    "containers": 0.5,  # of whoever uses this Engine for Assay
     "docker_layers_bytes": MB,
     "docker_containers_bytes": MB,
     "disk_used_bytes": 64 * MB,  # others write to it too
@@ -146,10 +148,11 @@ class Gauge:
         self._api = docker.APIClient(version="auto", timeout=120, **kwargs_from_env())
         self._root = self._api.info()["DockerRootDir"]
         self._runner_pid = runner_pid
+        self._pool_pid = runner_pid or os.getpid()
 
     def read(self, gradings: int) -> dict[str, float]:
         """Everything at once, after so many gradings."""
-        usage = self._api.df()
+        usage, containers = self._api.df(), self._api.containers(all=True, filters={"label": LABEL})
         disk = os.statvfs(self._root)
         sample: dict[str, float] = {
             "gradings": gradings,
@@ -157,7 +160,8 @@ class Gauge:
             "own_descriptors": descriptors("self"),
             "own_threads": threading.active_count(),
             "engine_rss_bytes": engine_rss_bytes(),
-            "containers": len(self._api.containers(all=True, filters={"label": LABEL})),
+            "own_containers": sum(_owner_pid(one) == self._pool_pid for one in containers),
+            "containers": len(containers),
             "docker_layers_bytes": usage["LayersSize"],
             "docker_containers_bytes": sum(one.get("SizeRw") or 0 for one in usage["Containers"] or ()),
             "disk_used_bytes": (disk.f_blocks - disk.f_bfree) * disk.f_frsize,
@@ -168,6 +172,12 @@ class Gauge:
             sample["runner_descriptors"] = descriptors(self._runner_pid)
             sample["runner_threads"] = threads(self._runner_pid)
         return sample
+
+
+def _owner_pid(container: Mapping[str, Any]) -> int:
+    """The pid of the process that made a container, 0 where its label does not tell; see `sandbox.ownership`."""
+    words = str((container.get("Labels") or {}).get(LABEL_OWNER, "")).split()
+    return int(words[2]) if len(words) > 2 and words[2].isdigit() else 0
 
 
 # --- the run --------------------------------------------------------------------------

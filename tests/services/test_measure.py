@@ -179,6 +179,12 @@ def test_a_small_bench_gives_every_figure(tmp_path: Path) -> None:
     assert found["load_before"]["average_1_min"] >= 0
 
 
+def test_a_file_that_is_not_there_is_bad_usage(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["bench", str(tmp_path / "nothing.py")])
+    assert result.exit_code == 2
+    assert "there is no file" in result.stderr
+
+
 @pytest.mark.docker
 def test_a_file_that_fails_by_itself_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "broken.py"
