@@ -133,10 +133,10 @@ def main():
     optimizer = optim.Adam(model.parameters(), lr=1e-3)
 
     for fold in range(2):
-        preview = SpiralNet(hidden_dim=16)
+        preview = SpiralNet(hidden_dim=16).to(device)
         chosen = torch.arange(256)[torch.arange(256) % 2 != fold]
         fit = optim.Adam(preview.parameters(), lr=1e-3)
-        train_one_epoch(preview, DataLoader(TensorDataset(X_train[chosen], y_train[chosen]), 32, shuffle=True), criterion, fit, "cpu")
+        train_one_epoch(preview, DataLoader(TensorDataset(X_train[chosen], y_train[chosen]), 32, shuffle=True), criterion, fit, device)
 
     history = {"train_loss": [], "train_acc": [], "val_loss": [], "val_acc": [], "epoch_time": []}
     for epoch in range(1, num_epochs + 1):

@@ -56,7 +56,7 @@ def attack():
              "/dev/mapper/control", "/dev/hwrng", "/dev/console", "/dev/cpu/0/msr", *glob.glob("/dev/*")]
     for name in dict.fromkeys(names):
         mode = os.stat(name).st_mode if os.path.exists(name) else 0
-        if name in usual or os.path.realpath(name).startswith("/proc") or (mode and not stat.S_ISCHR(mode) and not stat.S_ISBLK(mode)):
+        if name in usual or os.path.islink(name) or (mode and not stat.S_ISCHR(mode) and not stat.S_ISBLK(mode)):
             continue
         refused(f"open {name}", lambda name=name: os.open(name, os.O_RDWR | os.O_NONBLOCK))
     print("attack: over", flush=True)

@@ -58,7 +58,8 @@ def attack():
     os.symlink("..", "/dev/shm/up")
     with contextlib.suppress(OSError, NotImplementedError):
         os.link("/tmp/shm", "/tmp/hard", follow_symlinks=False)
-    os.mkfifo("/tmp/fifo")
+    with contextlib.suppress(OSError):
+        os.mkfifo("/tmp/fifo")
     os.chmod("/tmp/gone", 0)
     print("attack: over", flush=True)
 
