@@ -76,11 +76,12 @@ class LocalBackend:
     @contextlib.contextmanager
     def bench_sandboxes(self, limits: Limits, size: int) -> Iterator[tuple[DockerSandbox, Pool, Limits]]:
         """A cold sandbox, a pool of `size` and the limits of both. Raises SandboxUnavailable."""
-        from sandbox.pool import Pool, PoolConfig
+        from sandbox.pool import Pool
 
         chosen = dataclasses.replace(limits, **self.settings.chosen_limits())
+        config = about_runner.pool_config(self.settings, size)
         cold = self._docker()
-        with Pool(cold, PoolConfig(min_size=size, max_size=size), chosen) as pool:
+        with Pool(cold, dataclasses.replace(config, min_size=config.max_size), chosen) as pool:
             yield cold, pool, chosen
 
     def pooled_sandbox(self, jobs: int) -> Sandbox:

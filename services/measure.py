@@ -573,6 +573,7 @@ class Bench:
             found["idle_shim_private_mb"] = round(statistics.median(shims), 1)
         found["goals"] = [asdict(goal) for goal in goals(found)]
         return found | {
+            "every_grade_was_complete": self._all_complete(),
             "file": self._file.name,
             "file_sha256": self._submission.sha256,
             "challenge": self._challenge.slug,
@@ -589,6 +590,12 @@ class Bench:
                 "idle": [asdict(one) for one in self.idle],
             },
         }
+
+    def _all_complete(self) -> bool | None:
+        """Whether every grade alone on the machine decided every bug and the goal; None where there was none."""
+        grades = [sample for name in ("cold", "warm") for sample in self.runs.get(name, ())]
+        bugs = len(self._challenge.manifest.bugs)
+        return all(one.verdicts == bugs and one.goal_measured for one in grades) if grades else None
 
     def _ratios(self) -> Iterator[tuple[str, Ratio]]:
         walls = {name: [sample.wall_s for sample in samples] for name, samples in self.runs.items()}

@@ -121,6 +121,8 @@ def _print(found: Mapping[str, Any]) -> None:
     console.print(f"load before: {before['average_1_min']:.2f}, {before['busy_share']:.0%} of the processors busy")
     if not before["is_idle"]:
         console.print(Text("the machine is not idle: others had a share in these figures", "bold yellow"))
+    if found["every_grade_was_complete"] is False:
+        console.print(Text("some grades left a bug or the goal open: they are no complete grades", "bold yellow"))
     samples = found["samples"]
     if samples["runs"]:
         console.print(_runs_table(samples["runs"]))

@@ -153,9 +153,9 @@ def test_the_kernel_is_read() -> None:
 @pytest.mark.docker
 @pytest.mark.slow
 def test_a_small_bench_gives_every_figure(tmp_path: Path) -> None:
-    """One round, one hand-over and a cohort of two, of a solution that trains for one epoch."""
+    """One round, one hand-over and a cohort of two, of a solution that trains for three epochs."""
     file = tmp_path / "short.py"
-    file.write_bytes(SOLUTION.replace(b"num_epochs = 20\n", b"num_epochs = 1\n"))
+    file.write_bytes(SOLUTION.replace(b"num_epochs = 20\n", b"num_epochs = 3\n"))
     counts = ["--rounds", "1", "--handovers", "1", "--cohort", "2", "--jobs", "1"]
     result = CliRunner().invoke(main, ["bench", str(file), *counts, "--json"])
     assert result.exit_code == 0, result.output
@@ -172,8 +172,8 @@ def test_a_small_bench_gives_every_figure(tmp_path: Path) -> None:
     )
     assert [block["runs"] for block in samples["cohort"]["warm"]] == [2]
     warm = samples["runs"]["warm"][0]
-    assert warm["verdicts"] == 8
-    assert warm["goal_measured"]
+    assert (warm["verdicts"], warm["goal_measured"]) == (8, True)
+    assert found["every_grade_was_complete"]
     assert warm["cpu_s"] > warm["warm_up_cpu_s"] > 0
     assert found["versions"]["torch_inside"]
     assert found["load_before"]["average_1_min"] >= 0
