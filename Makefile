@@ -53,7 +53,7 @@ lint: ## Ruff and shellcheck
 	@echo "== Lint"
 	@$(bin)/ruff check
 	@$(bin)/ruff format --check
-	@$(bin)/shellcheck -x infra/dev/*.sh .ci/run
+	@$(bin)/shellcheck -x infra/dev/*.sh infra/host/*.sh .ci/run
 
 types: ## mypy --strict
 	@echo "== Types"

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import socket
 import stat
 import sys
@@ -38,6 +39,10 @@ _CALLS = {
 _X32_GETPID = 0x40000027
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
 _TIOCSTI = 0x5412
+_TOOLS = (
+    *("apt", "apt-get", "pip", "pip3", "gcc", "cc", "c++", "clang", "ld", "as", "make"),
+    *("curl", "wget", "nc", "ssh", "ip", "ping", "tcpdump", "gdb", "strace", "docker", "runc", "nvidia-smi"),
+)
 _FAMILIES = {  # family and type
     "inet": (2, socket.SOCK_STREAM),
     "inet6": (10, socket.SOCK_STREAM),
@@ -62,6 +67,7 @@ def report(masked: Sequence[str] = ()) -> dict[str, Any]:
         "agent_oom_score_adj": _text("/proc/1/oom_score_adj").strip(),
         "interfaces": sorted(filter(_is_up, (line.split(":")[0].strip() for line in _lines("/proc/net/dev")[2:]))),
         "namespaces": {name: _namespace(name) for name in ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")},
+        "tools": [name for name in _TOOLS if shutil.which(name)],
         "first_process": _text("/proc/1/comm").strip(),
         "nameservers": [line.split()[1] for line in _lines("/etc/resolv.conf") if line.startswith("nameserver ")],
         "search": [line for line in _lines("/etc/resolv.conf") if line.startswith(("search", "domain"))],

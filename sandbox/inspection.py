@@ -195,6 +195,13 @@ def host_checks(facts: Mapping[str, Any], seen: Seen) -> list[Check]:
             "set kernel.core_pattern to a file name: a pipe starts a program of the host for crashes inside",
         ),
         Check(
+            "domain-name",
+            Level.SHOULD,
+            seen["domain"] in ("", "(none)"),
+            f"containers have the host's NIS domain, {seen['domain']}",
+            "run domainname '(none)' on the host",
+        ),
+        Check(
             "gvisor",
             Level.OPTIONAL,
             runtime.startswith(GVISOR),
@@ -421,7 +428,7 @@ _FIRST_NAMESPACES = {"cgroup": 0xEFFFFFFB, "ipc": 0xEFFFFFFF, "pid": 0xEFFFFFFC,
 
 
 def container_checks(seen: Seen, limits: Limits, gpu: str = NO_GPU) -> list[Check]:
-    """What a container is, as a process inside reported it. All are musts."""
+    """What a container is, as a process inside reported it."""
     return [judge(seen, limits, gpu) for judge in _JUDGES]
 
 
@@ -469,6 +476,12 @@ def _refused(seen: Seen, limits: Limits, gpu: str) -> Check:
 
 def _set_id(seen: Seen, limits: Limits, gpu: str) -> Check:
     return _must("set-id", seen["set_id"], "no program changes whom it runs as")
+
+
+def _tools(seen: Seen, limits: Limits, gpu: str) -> Check:
+    tools = [name for name in seen["tools"] if gpu == NO_GPU or name != "nvidia-smi"]
+    found = f"the image has {', '.join(tools)}" if tools else "no compiler, package manager, debugger or network tool"
+    return Check("tools", Level.SHOULD, not tools, found, "build the image on a base without them", "container")
 
 
 def _root(seen: Seen, limits: Limits, gpu: str) -> Check:
@@ -571,13 +584,9 @@ def _network(seen: Seen, limits: Limits, gpu: str) -> Check:
 def _names(seen: Seen, limits: Limits, gpu: str) -> Check:
     wrong = [f"nameserver {address}" for address in seen["nameservers"] if address != "127.0.0.1"]
     wrong += [line for line in seen["search"] if line.split()[1:] != ["."]]
-    wrong += [
-        f"{name} in /etc/hosts" for name in seen["hosts"] if name not in {*_LOCAL_NAMES, "sandbox", "sandbox.invalid"}
-    ]
-    if seen["hostname"] not in ("sandbox", "sandbox.invalid"):
+    wrong += [f"{name} in /etc/hosts" for name in seen["hosts"] if name not in {*_LOCAL_NAMES, "sandbox"}]
+    if seen["hostname"] != "sandbox":
         wrong.append(f"host name {seen['hostname']}")
-    if seen["domain"] != "invalid":
-        wrong.append(f"domain {seen['domain']}")
     return _must("names", wrong, "no resolver; the host's names are not known")
 
 
@@ -610,7 +619,8 @@ def _devices(seen: Seen, limits: Limits, gpu: str) -> Check:
 def _mounts(seen: Seen, limits: Limits, gpu: str) -> Check:
     masked = set(masked_paths(gpu))
     points = {mount["point"] for mount in seen["mounts"]}
-    wrong = [point for point in sorted(points - masked) if not _MOUNTS.fullmatch(point)]
+    # In a user namespace nobody can make devices, so the Engine mounts the host's.
+    wrong = [point for point in sorted(points - masked - _DEVICES) if not _MOUNTS.fullmatch(point)]
     if gpu != NO_GPU:
         wrong = [point for point in wrong if not _GPU_MOUNT.fullmatch(point)]
     return _must("mounts", wrong, "nothing of the host's but three fixed files")
@@ -637,6 +647,7 @@ _JUDGES: tuple[Callable[[Seen, Limits, str], Check], ...] = (
     _system_call_filter,
     _refused,
     _set_id,
+    _tools,
     _root,
     _tmp,
     _shm,

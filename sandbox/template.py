@@ -19,7 +19,6 @@ from sandbox.spec import Limits
 SECCOMP = Path(__file__).parent / "image" / "seccomp.json"
 USER = "65534:65534"
 HOSTNAME = "sandbox"
-DOMAIN = "invalid"  # reserved for names that mean nothing; without one the host's NIS domain shows
 NO_GPU = "void"
 NVIDIA = "nvidia"
 LABEL = "assay.sandbox"
@@ -94,8 +93,7 @@ def container_config(limits: Limits, runtime: str = "", gpu: str = NO_GPU) -> di
     """The part of a container that is not HostConfig, as keywords of docker-py's create_container."""
     return {
         "user": USER,
-        "hostname": HOSTNAME,
-        "domainname": DOMAIN,
+        "hostname": HOSTNAME,  # and no domain name: with user namespaces no container can set one
         "working_dir": "/tmp",
         "stdin_open": True,
         "environment": environment(limits, gpu, runtime),

@@ -101,7 +101,7 @@ def no_tmpfs(point: str) -> Weaken:
 def shared_names(host: Config, others: Config) -> None:
     """The host's own name."""
     host.update(UTSMode="host")
-    others.update(hostname="", domainname="")
+    others.update(hostname="")
 
 
 def NOTHING(host: Config, others: Config) -> None:
@@ -150,7 +150,6 @@ WEAKENED: dict[str, tuple[str, Weaken, str, str]] = {
     "search_domain": ("many", put(DnsSearch=["corp.example"]), "names", "corp.example"),
     "extra_hosts": ("many", put(ExtraHosts=["database:192.0.2.1"]), "names", "database"),
     "host_name": ("many", rest(hostname="db-7"), "names", "db-7"),
-    "domain": ("many", rest(domainname=""), "names", "domain"),
     "cgroup_namespace": ("many", put(CgroupnsMode="host"), "namespaces", "cgroup path"),
     "ipc": ("shared", put(IpcMode="host"), "namespaces", "ipc"),
     "pid_namespace": ("shared", put(PidMode="host"), "namespaces", "pid"),
