@@ -146,6 +146,9 @@ def _cgroup() -> dict[str, Any]:
         "memory": _number("memory/memory.limit_in_bytes", "memory.max"),
         "memory_and_swap": _number("memory/memory.memsw.limit_in_bytes"),
         "swap": _number("memory.swap.max"),
+        "host_has_swap": any(
+            line.startswith("SwapTotal:") and line.split()[1] != "0" for line in _lines("/proc/meminfo")
+        ),
         "pids": _number("pids/pids.max", "pids.max"),
         "cpus": quota / period if quota is not None and quota > 0 and period else None,
         "version": 2 if os.path.exists(f"{CGROUP}/cgroup.controllers") else 1,

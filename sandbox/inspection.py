@@ -33,6 +33,7 @@ LOOK_TIME_S = 30.0
 TOOL_TIME_S = 10.0
 VALID_S = 3600.0
 GVISOR = "runsc"
+WITHOUT_ISOLATION = ("process", "rehearsal")
 
 Seen = Mapping[str, Any]
 
@@ -62,6 +63,9 @@ class Check:
         return self.level is Level.MUST and self.holds is False
 
 
+ELSEWHERE = Check("host", Level.SHOULD, None, "the Engine is out of sight", "run `assay doctor` on the runner's host")
+
+
 @runtime_checkable
 class Inspectable(Protocol):
     """A sandbox whose Engine can be asked about itself."""
@@ -84,11 +88,13 @@ def inspect(sandbox: Sandbox, required: Iterable[str] = (), limits: Limits | Non
         ValueError: `required` names a check that there is not.
     """
     facts = sandbox.facts() if isinstance(sandbox, Inspectable) else {}
-    if not facts:
-        found = "; ".join(sandbox.cannot_hold()) or "it says nothing of itself"
+    limits = limits or Limits()
+    if not facts and sandbox.name in WITHOUT_ISOLATION:
+        found = "; ".join(sandbox.cannot_hold())
         isolation = Check("isolation", Level.MUST, False, found, "use --sandbox docker")
         return _raised([isolation], required, known=False)
-    limits = limits or Limits()
+    if not facts:  # behind a runner
+        return _raised([ELSEWHERE, *container_checks(look(sandbox, limits), limits)], required)
     seen = look(sandbox, limits, facts["gpu"])
     return _raised([*host_checks(facts, seen), *container_checks(seen, limits, facts["gpu"])], required)
 
@@ -540,10 +546,12 @@ def _memory(seen: Seen, limits: Limits, gpu: str) -> Check:
     wrong = []
     if cgroup["memory"] is None or cgroup["memory"] > limits.memory_bytes:
         wrong.append(f"memory limit {cgroup['memory']}")
-    if cgroup["memory_and_swap"] is not None and cgroup["memory_and_swap"] > limits.memory_bytes:
-        wrong.append(f"memory and swap {cgroup['memory_and_swap']}")
-    if cgroup["version"] == 2 and cgroup["swap"] != 0:
-        wrong.append(f"swap {cgroup['swap']}")
+    both, swap = cgroup["memory_and_swap"], cgroup["swap"]
+    if both is not None and both > limits.memory_bytes:
+        wrong.append(f"memory and swap {both}")
+    # No number is a kernel that does not count swap, which is harmless where there is none.
+    if both is None and swap != 0 and (swap is not None or cgroup["host_has_swap"]):
+        wrong.append(f"swap {'without limit' if swap is None else swap}")
     return _must("memory", wrong, f"{limits.memory_bytes >> 20} MiB, and no swap")
 
 

@@ -240,6 +240,9 @@ def missing_limits(config: Mapping[str, Any], limits: Limits, runtime: str = "",
     `config` is the HostConfig that the Engine tells of the container.
     """
     wanted = host_config(limits, runtime, gpu)
+    if config.get("MemorySwap") == -1:
+        # The kernel does not count swap; whether there is any is for `sandbox.inspection` to see.
+        del wanted["MemorySwap"]
     missing = [_NAMES.get(key, key) for key, value in wanted.items() if _plain(config.get(key)) != _plain(value)]
     return [*missing, *(f"no {key}" for key in _NEVER_ASKED_FOR if config.get(key))]
 

@@ -57,7 +57,8 @@ def doctor(ctx: click.Context, as_json: bool, choice: str | None) -> None:
 def _inspect(backend: Backend, choice: str | None) -> tuple[Check, ...]:
     limits = dataclasses.replace(Limits(), **backend.settings.chosen_limits())
     try:
-        sandbox = open_sandbox(backend, choice)
+        chosen = choice or backend.settings.sandbox
+        sandbox = open_sandbox(backend, "docker" if chosen == "auto" else chosen)  # a runner hides its host
         return inspect(sandbox, backend.settings.required_checks(), limits)
     except SandboxUnavailable as error:
         return (Check("sandbox", Level.MUST, False, inert(str(error), 300), "start an Engine and build the image"),)

@@ -24,6 +24,7 @@ from sandbox.inspection import (
     _JUDGES,
     Check,
     Level,
+    _memory,
     host_checks,
     inspect,
     must_hold,
@@ -33,6 +34,7 @@ from sandbox.process import ProcessSandbox
 from sandbox.spec import (
     Frame,
     Job,
+    Limits,
     RunResult,
     RunStatus,
     RunTiming,
@@ -415,3 +417,22 @@ def test_the_nvidia_runtime_is_told_of_one_gpu(on_remapped: str) -> None:
     assert environment["NVIDIA_VISIBLE_DEVICES"] == "GPU-4f1d"
     assert environment["NVIDIA_DRIVER_CAPABILITIES"] == "compute"
     assert sandbox.facts()["runtime"] == "nvidia"
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "says"),
+    [
+        ({"memory_and_swap": 1 << 30, "swap": None, "version": 1}, ""),
+        ({"memory_and_swap": 1 << 62, "swap": None, "version": 1}, f"memory and swap {1 << 62}"),
+        ({"memory_and_swap": None, "swap": 0, "version": 2}, ""),
+        ({"memory_and_swap": None, "swap": 4096, "version": 2}, "swap 4096"),
+        ({"memory_and_swap": None, "swap": None, "version": 1}, "swap without limit"),
+        ({"memory_and_swap": None, "swap": None, "version": 2, "host_has_swap": False}, ""),
+        ({"memory_and_swap": None, "swap": 0, "version": 2, "memory": None}, "memory limit None"),
+    ],
+)
+def test_memory_on_either_cgroup_version(cgroup: dict[str, Any], says: str) -> None:
+    """Together on version 1, apart on version 2; a kernel that counts no swap needs a host that has none."""
+    seen = {"cgroup": {"memory": 1 << 30, "host_has_swap": True} | cgroup}
+    check = _memory(seen, Limits(), "void")
+    assert (check.holds, check.found if says else "") == (not says, says)
