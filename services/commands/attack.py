@@ -15,7 +15,19 @@ import click
 from sandbox.spec import Sandbox
 from services import progress
 from services.attacks import CLASSES, Attack, CorpusError, Range, Result, load_corpus
-from services.commands.base import OK, WANTING, Backend, Trouble, examples, plain_table, print_json, stderr, stdout
+from services.commands.base import (
+    OK,
+    WANTING,
+    Backend,
+    Trouble,
+    close_sandbox,
+    examples,
+    open_sandbox,
+    plain_table,
+    print_json,
+    stderr,
+    stdout,
+)
 from services.render import inert
 
 CHALLENGE = "spiral"
@@ -50,10 +62,11 @@ _SAMPLE = 10  # of attacks that are no sandbox attacks, every so many gets a nei
 @click.option(
     "--sandbox",
     "choice",
-    type=click.Choice(("docker", "rehearsal")),
+    type=click.Choice(("docker", "runner", "rehearsal")),
     default="docker",
     show_default=True,
-    help="rehearsal: forgeries and honest files in one warm interpreter without isolation, for authors of attacks.",
+    help="docker: a fresh container each. runner: what this host's `assay runner` gives. rehearsal: forgeries and "
+    "honest files in one warm interpreter without isolation, for authors of attacks.",
 )
 @click.option("--list", "only_list", is_flag=True, help="Print the corpus and run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
@@ -82,11 +95,11 @@ def attack(
         return
     if choice == "rehearsal" and any(a.attack_class == "sandbox" for a in chosen):
         raise Trouble("sandbox attacks run in a container only", "Use --class forgery or --class honest.")
-    sandbox = backend.docker_sandbox() if choice == "docker" else backend.rehearsal_sandbox()
+    sandbox = open_sandbox(backend, choice)
     try:
         results, normal_s = _run_all(backend, sandbox, chosen, jobs or max(1, (os.cpu_count() or 1) // 2), neighbour)
     finally:
-        getattr(sandbox, "close", lambda: None)()
+        close_sandbox(sandbox)
     if as_json:
         print_json(_as_json(results, normal_s))
     else:
