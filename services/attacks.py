@@ -20,7 +20,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -241,12 +241,14 @@ class Range:
                     report, failures = self._one(attack, watched, seed)
                 except SandboxUnavailable as error:
                     report, failures = None, [f"the sandbox was lost: {error}"]
+                except Exception as error:  # an attack that breaks the grader is what is looked for
+                    report, failures = None, [f"the grader broke: {type(error).__name__}: {error}"]
                 ended = time.monotonic()
                 back_s, left = trace.until_gone(self._back_s)
             failures += [f"still there after {self._back_s:g} s: {thing}" for thing in left]
             hidden = {"the grade's secret seed": seed, **self._hidden_texts()}
             failures += [f"came out of the sandbox: {place}" for place in canaries.seen_in(watched.runs, hidden)]
-            ratio, disturbed = self._judge_neighbour(beside.result() if beside else None)
+            ratio, disturbed = self._judge_neighbour(beside)
         run = watched.runs[-1] if watched.runs else None
         return Result(
             name=attack.name,
@@ -285,10 +287,13 @@ class Range:
         report = grade(Submission("neighbour.py", source.encode()), self._challenge, watched)
         return report, time.monotonic() - began
 
-    def _judge_neighbour(self, beside: tuple[Report, float] | None) -> tuple[float | None, list[str]]:
+    def _judge_neighbour(self, beside: Future[tuple[Report, float]] | None) -> tuple[float | None, list[str]]:
         if beside is None:
             return None, []
-        report, wall_s = beside
+        try:
+            report, wall_s = beside.result()
+        except SandboxUnavailable as error:
+            return None, [f"the neighbour's sandbox was lost: {error}"]
         ratio = None if self.normal_s is None else wall_s / self.normal_s
         failures = [
             f"the neighbour's {bug.id} read {bug.verdict.value}"

@@ -166,6 +166,18 @@ def test_what_does_not_hold_is_told(sandbox: Scripted, holds: dict[str, object],
     assert any(said in failure for failure in _run(sandbox, **holds))
 
 
+class Broken(Scripted):
+    """A sandbox that breaks in a way that nobody foresaw."""
+
+    def run(self, job: Job, listener: StepListener | None = None) -> RunResult:
+        """Break."""
+        raise KeyError("unforeseen")
+
+
+def test_a_grader_that_breaks_is_a_failure_not_the_end() -> None:
+    assert any("the grader broke: KeyError" in failure for failure in _run(Broken(b"", CLEAN)))
+
+
 def test_canaries_are_fresh_each_time() -> None:
     assert Canaries().words != Canaries().words
 
