@@ -20,10 +20,11 @@ from typing import Any
 
 import pytest
 
+from sandbox.gpu import Leases
 from sandbox.pool import Cancel, Cancelled
 from sandbox.protocol import FRAME, WIRE_MAGIC, ProtocolError, pack_frame
 from sandbox.remote import VERSION, RunnerSandbox, _connect, pack_job, pack_result, unpack_done, unpack_job, unpack_step
-from sandbox.runner import MAXIMA, Runner, RunnerConfig, RunnerError, Seat, Turns, clean_environment
+from sandbox.runner import MAXIMA, GpuMaker, Runner, RunnerConfig, RunnerError, Seat, Turns, clean_environment
 from sandbox.spec import (
     Array,
     Frame,
@@ -488,6 +489,74 @@ def test_stop_cuts_off_what_does_not_finish(
         future.result(PATIENCE_S)
     served.thread.join(PATIENCE_S)
     served.seat.close()
+
+
+# --- GPUs -------------------------------------------------------------------------------
+
+
+class FakeGpuContainer:
+    """A container that is destroyed when the test says so."""
+
+    def __init__(self, gpu: str) -> None:
+        self.gpu, self.gone = gpu, False
+        self.callbacks: list[Callable[[], None]] = []
+
+    def when_destroyed(self, callback: Callable[[], None]) -> None:
+        self.callbacks.append(callback)
+
+    def destroy(self, *, gone: bool = True) -> None:
+        self.gone = gone
+        for callback in self.callbacks:
+            callback()
+
+
+class FakeGpuSandbox(FakeSandbox):
+    """The sandbox of one device."""
+
+    def __init__(self, gpu: str) -> None:
+        super().__init__()
+        self.gpu = gpu
+
+    def create(self, *args: Any, **kwargs: Any) -> FakeGpuContainer:
+        if self.error is not None:
+            raise self.error
+        return FakeGpuContainer(self.gpu)
+
+    def reap(self) -> int:
+        return 1
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> GpuMaker:
+    monkeypatch.setattr("sandbox.runner._LEASE_S", 0.05)
+    names = ("GPU-1", "GPU-2")
+    return GpuMaker({name: FakeGpuSandbox(name) for name in names}, Leases(names))
+
+
+def test_container_holds_its_device_from_creation_to_removal(gpus: GpuMaker) -> None:
+    first, second = gpus.create(Limits()), gpus.create(Limits())
+    assert {first.gpu, second.gpu} == {"GPU-1", "GPU-2"}
+    with pytest.raises(SandboxBusy, match="no GPU"):
+        gpus.create(Limits())
+    second.destroy()
+    assert gpus.create(Limits()).gpu == second.gpu
+    assert gpus.reap() == 2 and gpus.image_identity() == "image:1 gpu"
+
+
+def test_device_of_a_container_that_does_not_go_is_used_no_more(gpus: GpuMaker) -> None:
+    first, second = gpus.create(Limits()), gpus.create(Limits())
+    first.destroy(gone=False)
+    second.destroy()
+    assert gpus.create(Limits()).gpu == second.gpu
+    assert any(first.gpu in line for line in gpus.cannot_hold())
+
+
+def test_device_of_a_container_that_was_never_made_is_free(gpus: GpuMaker) -> None:
+    for sandbox in gpus._sandboxes.values():
+        sandbox.error = SandboxUnavailable("no Engine")
+    for _ in range(5):
+        with pytest.raises(SandboxUnavailable, match="no Engine"):
+            gpus.create(Limits())
 
 
 # --- the seat ---------------------------------------------------------------------------
