@@ -20,7 +20,7 @@ How a run ended is told by the agent's account and by the State that the Engine 
 * the agent says done: its account stands; OOMKilled is asked where the agent saw no cgroup.
 * the agent was lost while a step ran and the Engine saw memory run out, which no earlier
   step accounts for: MEMORY_LIMIT.
-* the agent overstayed the job's wall time while a step ran: TIME_LIMIT.
+* the agent overstayed the job's wall time while a step ran, and was not frozen: TIME_LIMIT.
 * anything else: SandboxUnavailable, the infrastructure's fault.
 
 Where this process dies, the Engine closes the container's stdin, which ends the agent and
@@ -224,7 +224,7 @@ class WarmContainer:
         self._conversation: Conversation | None = None
         self._state: _State | None = None
         self._abandoned = False
-        self._on_destroyed = on_destroyed
+        self._on_destroyed = [on_destroyed]
         self._begun = time.monotonic()
 
     def start(self, start_time_s: float | None = None) -> None:
@@ -279,6 +279,10 @@ class WarmContainer:
         if self._channel is not None:
             self._channel.shut()
 
+    def when_destroyed(self, callback: Callable[[], None]) -> None:
+        """What is to be done once it is removed, or could not be: see `gone`."""
+        self._on_destroyed.append(callback)
+
     def run(self, job: Job, listener: StepListener | None = None, later: Later | None = None) -> RunResult:
         """Run the job and destroy the container. Raises SandboxUnavailable, ValueError.
 
@@ -299,6 +303,8 @@ class WarmContainer:
             result_needs_state = self.ready.memory_limit_bytes is None
         except (ProtocolError, OSError) as error:
             failure = error
+            if isinstance(error, TimeoutError):
+                self._attempt("inspect", self._look_for_a_pause)
         finally:
             teardown_begun = time.monotonic()
             if later is None or result_needs_state:
@@ -372,7 +378,12 @@ class WarmContainer:
             self.gone = self._attempt("remove", lambda: self._api.remove_container(self.id, v=True, force=True))
             self._api.close()
         finally:
-            self._on_destroyed()
+            for callback in self._on_destroyed:
+                callback()
+
+    def _look_for_a_pause(self) -> None:
+        """Whoever freezes a container from outside stops its agent too: no fault of the step that runs."""
+        self._abandoned |= bool(self._api.inspect_container(self.id)["State"].get("Paused"))
 
     def _look(self) -> None:
         state = self._api.inspect_container(self.id)["State"]
