@@ -307,6 +307,8 @@ class SecondEngine:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, how)
         eventually(lambda: not self._left("containerd.toml"))
+        # Where nobody reaps orphans it is a zombie now, which the next dockerd would take for a living containerd.
+        (self._folder / "exec/containerd/containerd.pid").unlink(missing_ok=True)
 
     def _left(self, text: str) -> list[int]:
         """Processes of this Engine with such a word on their command line."""
