@@ -224,11 +224,12 @@ def test_dead_spare_is_thrown_away_right_before_the_hand_over(make_pool: Any, ma
     pool = make_pool(min_size=3)
     settled(pool, 3)
     with pool._changed:  # the keeper cannot see it first
-        for spare in maker.made[:2]:
-            spare.die()
-        expected = maker.made[2]
+        (shelf,) = pool._shelves.values()
+        *dead, living = [spare.container for spare in shelf.spares]
+        for one in dead:
+            one.die()
         pool.run(a_job())
-    assert maker.runs == [expected]
+    assert maker.runs == [living]
 
 
 def test_dead_spare_is_replaced_without_being_asked_for(make_pool: Any, maker: FakeMaker) -> None:
