@@ -45,6 +45,11 @@ class OptimizerSeen:
         """Whether its steps are of the learning rate's own size. Unknown ones count as such."""
         return not self.family or bool(_NORMALISED & set(self.family))
 
+    @property
+    def steps_by_rate(self) -> bool:
+        """Whether no step moves an element by much more than the rate: by default betas at most 3.2 times."""
+        return bool({"Adam", "AdamW", "NAdam", "RAdam", "Adamax"} & set(self.family))
+
     def largest_sgd_rate(self) -> float:
         """The largest sound rate of an optimizer whose step scales with the gradient.
 
@@ -136,6 +141,31 @@ class Backwards:
             longest = max(longest, current)
         return longest
 
+    def squashed_share(self) -> float | None:
+        """Share of the passes looked at whose loss softmaxes the model's outputs; None without any."""
+        seen = self.column("squashed")
+        seen = seen[np.isfinite(seen)]
+        return float((seen > 0).mean()) if len(seen) >= 4 else None
+
+    def disagreement(self) -> float | None:
+        """Share of the steps looked at that used another gradient than the fresh one; None with too few."""
+        seen = self.column("agreement")
+        seen = seen[np.isfinite(seen)]
+        return float((seen < 0.9).mean()) if len(seen) >= 8 else None
+
+    def first_leap(self) -> float:
+        """The very first update where it is over three times its rate, else 0."""
+        changes, rates = self.column("update_rms")[:1], self.column("lr_max")[:1]
+        with np.errstate(invalid="ignore"):
+            leaps = changes[changes > 3 * rates]
+        return float(leaps[0]) if len(leaps) else 0.0
+
+    def large_updates(self, bound: float) -> float:
+        """Share of the updates, of all that were seen, above `bound`."""
+        changes = self.column("update_rms")
+        changes = changes[np.isfinite(changes)]
+        return float((changes > bound).mean()) if len(changes) else 0.0
+
     def typical_update(self) -> float:
         """Median root-mean-square change of the watched parameter over the first 12; nan without any.
 
@@ -177,13 +207,13 @@ class Table:
             steps.append(_matrix(record.arrays.get("steps"), len(STEP_COLUMNS)))
             backwards.append(_matrix(record.arrays.get("backwards"), len(BACKWARD_COLUMNS)))
             rows.update(_split(record.arrays.get("rows"), record.arrays.get("row_serials")))
-            memory = record.data if isinstance(record.data, dict) else memory
+            memory = _larger(memory, record.data)
         summary = log.last(f"{name}.summary")
         data = summary.data if summary is not None and isinstance(summary.data, dict) else {}
         joined = np.concatenate(forwards) if forwards else np.zeros((0, len(FORWARD_COLUMNS)))
         stepped = np.concatenate(steps) if steps else np.zeros((0, len(STEP_COLUMNS)))
         begun = np.concatenate(backwards) if backwards else np.zeros((0, len(BACKWARD_COLUMNS)))
-        return cls(joined, Steps(stepped), Backwards(begun), rows, data or memory, data)
+        return cls(joined, Steps(stepped), Backwards(begun), rows, _larger(memory, data), data)
 
     def column(self, forwards: Matrix, name: str) -> Matrix:
         """One column of some forwards."""
@@ -209,13 +239,13 @@ class Table:
         """
         context = self.column(self.forwards, "context")
         inside: Matrix = self.forwards[context == CONTEXTS["validate"]]
-        if len(inside) or (context == CONTEXTS["train"]).any():
-            return inside
         trained = self.column(self.forwards, "trained") > 0
-        if not trained.any():
-            return self.forwards[:0]
+        if len(inside) or not trained.any():
+            return inside
         later = np.arange(len(trained)) > int(np.argmax(trained))
-        return self.forwards[later & ~trained]
+        measured: Matrix = self.forwards[later & ~trained & (context != CONTEXTS["train"])]
+        training_calls = set(self.column(self.forwards, "call")[context == CONTEXTS["train"]])
+        return measured if len(measured) >= len(training_calls) else inside  # fewer are no measuring of each epoch
 
     def in_train_mode(self, forwards: Matrix) -> NDArray[np.bool_]:
         """Which forwards ran with a mode-dependent layer in train mode, by flag or by effect."""
@@ -241,6 +271,16 @@ class Table:
         trainable, held = integer(entry.get("trainable")), integer(entry.get("trainable_held"))
         return OptimizerSeen(name, family, defaults, trainable, held, entry.get("has_state") is not False)
 
+    def passes_and_steps(self) -> list[tuple[int, int]]:
+        """For each optimizer: the backward passes seen on its behalf, and the steps that it has counted itself."""
+        told = self.summary.get("optimizers")
+        numbers = self.backwards.column("optimizer")
+        return [
+            (int((numbers == index).sum()), integer(entry.get("steps")))
+            for index, entry in enumerate(told if isinstance(told, list) else [])
+            if isinstance(entry, dict)
+        ]
+
     def epochs_of_rows(self) -> list[list[Matrix]]:
         """The batches shown while training, epoch by epoch, as far as they were kept."""
         epochs: dict[float, list[Matrix]] = {}
@@ -264,6 +304,14 @@ class Table:
         if not train or not shown:
             return None
         return sum(row in train for row in shown) / len(shown)
+
+
+def _larger(first: Mapping[str, Any], second: Any) -> Mapping[str, Any]:
+    """Both, and of each count the larger: a forked child tells its own, and a summary may come from its parent."""
+    if not isinstance(second, dict):
+        return first
+    counts = {key: max(integer(first.get(key)), integer(value)) for key, value in second.items()}
+    return {**second, **first, **{key: count for key, count in counts.items() if isinstance(second[key], int)}}
 
 
 def _matrix(array: NDArray[Any] | None, columns: int) -> Matrix:

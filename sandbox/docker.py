@@ -38,7 +38,7 @@ import secrets
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -264,6 +264,14 @@ class WarmContainer:
                     f"the {name} limit of a started container is {seen}, not {wanted}: "
                     "this Docker Engine does not apply limits"
                 )
+
+    def stock(self, modules: Mapping[str, bytes]) -> None:
+        """Send the probe modules ahead of the job, which is then begun sooner. Raises SandboxUnavailable."""
+        assert self._conversation is not None, "start it first"
+        try:
+            self._conversation.stock(modules, time.monotonic() + self.limits.start_time_s)
+        except (ProtocolError, OSError) as error:
+            raise self._lost(error) from error
 
     def alive(self) -> bool:
         """Whether the agent still waits for a job, as far as the attached stream tells: microseconds."""

@@ -37,7 +37,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -68,6 +68,10 @@ class Container(Protocol):
 
     def start(self, start_time_s: float | None = None) -> None:
         """Start it and await its agent. Raises SandboxUnavailable."""
+        ...
+
+    def stock(self, modules: Mapping[str, bytes]) -> None:
+        """Send the probe modules ahead of the job. Raises SandboxUnavailable."""
         ...
 
     def alive(self) -> bool:
@@ -169,6 +173,7 @@ class Cancel:
 class _Spare:
     container: Container
     made: float  # monotonic
+    modules: Mapping[str, bytes]  # sent ahead
 
 
 @dataclass
@@ -179,6 +184,7 @@ class _Warming:
     unwanted: bool = False  # whoever claimed it has given it up
     ended: bool = False
     container: Container | None = None  # from its creation on
+    modules: Mapping[str, bytes] = field(default_factory=dict)  # sent ahead
     error: SandboxUnavailable | None = None
 
 
@@ -188,6 +194,9 @@ class _Shelf:
 
     limits: Limits
     keep: int = 0
+    modules: Mapping[str, bytes] = field(
+        default_factory=dict
+    )  # of the latest job: the next is likely to bring them too
     spares: deque[_Spare] = field(default_factory=deque)
     warming: list[_Warming] = field(default_factory=list)  # unclaimed
     jobs: int = 0  # waiting or running now
@@ -309,7 +318,7 @@ class Pool:
         """
         check_job(job)
         cancel = cancel or Cancel()
-        with self._demand(job.limits) as shelf:
+        with self._demand(job) as shelf:
             for attempt in itertools.count():
                 begun = time.monotonic()
                 try:
@@ -326,10 +335,11 @@ class Pool:
         raise AssertionError("unreachable")
 
     @contextlib.contextmanager
-    def _demand(self, limits: Limits) -> Iterator[_Shelf]:
+    def _demand(self, job: Job) -> Iterator[_Shelf]:
         with self._changed:
-            shelf = self._shelves.setdefault(container_shape(limits), _Shelf(limits))
+            shelf = self._shelves.setdefault(container_shape(job.limits), _Shelf(job.limits))
             shelf.enter()
+            shelf.modules = job.modules
         try:
             yield shelf
         finally:
@@ -386,7 +396,7 @@ class Pool:
                     raise SandboxUnavailable("the pool of sandboxes is closed")
                 while shelf.spares:
                     spare = shelf.spares.popleft()
-                    if spare.container.alive():
+                    if spare.container.alive() and _suits(spare.modules, job):
                         return spare.container, True
                     dead.append(spare)
                 warming = shelf.warming.pop(0) if shelf.warming else None
@@ -397,21 +407,24 @@ class Pool:
             for spare in dead:
                 self._later(spare.container.destroy)
         if warming is not None:
-            claimed = self._await(warming, job.limits, cancel)
+            claimed = self._await(warming, job, cancel)
             if claimed is not None:
                 return claimed, False
         return self._make(job, cancel), False
 
-    def _await(self, warming: _Warming, limits: Limits, cancel: Cancel) -> Container | None:
+    def _await(self, warming: _Warming, job: Job, cancel: Cancel) -> Container | None:
         """The claimed container once it is ready, None where that failed: a spare's failure is not the job's."""
         container = warming.container
         if container is not None:
             self._maker.quicken(container)
         cancel.bind(self._notify)
         with self._changed:
-            self._changed.wait_for(lambda: warming.ended or cancel.is_set or self._closing, limits.start_time_s)
+            self._changed.wait_for(lambda: warming.ended or cancel.is_set or self._closing, job.limits.start_time_s)
             if warming.ended and not cancel.is_set and not self._closing:
-                return None if warming.error is not None else warming.container
+                if warming.error is not None or warming.container is None:
+                    return None
+                if _suits(warming.modules, job):
+                    return warming.container
             container = warming.container
             ready = warming.ended and warming.error is None
             warming.unwanted = True
@@ -580,6 +593,9 @@ class Pool:
             if warming.claimed:
                 self._maker.quicken(container)
             container.start(self._config.warming_time_s)
+            warming.modules = shelf.modules
+            if warming.modules:
+                container.stock(warming.modules)
             if not warming.claimed:
                 self._maker.quicken(container)
         except SandboxUnavailable as trouble:
@@ -600,7 +616,7 @@ class Pool:
                 shelf.warming.remove(warming)
                 if error is None and container is not None:
                     self._shelves.setdefault(container_shape(shelf.limits), shelf)
-                    shelf.spares.append(_Spare(container, time.monotonic()))
+                    shelf.spares.append(_Spare(container, time.monotonic(), warming.modules))
             self._changed.notify_all()
         if error is not None:
             if container is not None:
@@ -665,6 +681,11 @@ class Pool:
             self._changed.wait_for(lambda: not any(shelf.jobs for shelf in self._shelves.values()), CLOSE_S)
             os.close(self._wake_fd)
             self._wake_fd = -1
+
+
+def _suits(sent_ahead: Mapping[str, bytes], job: Job) -> bool:
+    """Whether a container has met no code but what this very job brings: jobs of others stay out of it."""
+    return not sent_ahead or sent_ahead == job.modules
 
 
 def memory_available_bytes() -> int:

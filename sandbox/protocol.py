@@ -205,13 +205,24 @@ def encode_job(job: Job, polled_memory_bytes: int | None = None) -> bytes:
     return frame
 
 
+def encode_stock(modules: Mapping[str, bytes]) -> bytes:
+    """Probe modules sent ahead of the job as one frame. Raises ValueError where a name is not well formed."""
+    _check_modules(modules)
+    header = {"type": "stock", "modules": [{"name": name, "size": len(source)} for name, source in modules.items()]}
+    return pack_frame(header, b"".join(modules.values()))
+
+
+def _check_modules(modules: Mapping[str, bytes]) -> None:
+    for name in modules:
+        if not _MODULE.fullmatch(name):
+            raise ValueError(f"{name!r} is not a module name")
+
+
 def check_job(job: Job) -> None:
     """Raise ValueError where names, entries or arrays of the job are not well formed."""
     if not _LABEL.fullmatch(job.label):
         raise ValueError(f"a job's label is up to 40 of a-z, 0-9 and -, not {job.label!r}")
-    for name in job.modules:
-        if not _MODULE.fullmatch(name):
-            raise ValueError(f"{name!r} is not a module name")
+    _check_modules(job.modules)
     if len({step.name for step in job.steps}) != len(job.steps):
         raise ValueError("two steps of the job have the same name")
     for step in job.steps:
@@ -295,6 +306,16 @@ class Conversation:
             cgroup.maybe_whole("memory_limit_bytes", high=1 << 64),
             cgroup.maybe_whole("pids_limit"),
         )
+
+    def stock(self, modules: Mapping[str, bytes], deadline: float) -> None:
+        """Let the agent import the modules that the job is expected to bring, at most once and before the job.
+
+        They are ours and hold no secret. A job with other modules runs all the same. Raises
+        what `await_ready` raises, and ValueError where a name is not well formed.
+        """
+        self._channel.send(encode_stock(modules), deadline)
+        if self._next(deadline)[0].get("type") != "stocked":
+            raise ProtocolError("the agent did not take the modules sent ahead")
 
     def run(self, job: Job, listener: StepListener | None = None, polled_memory_bytes: int | None = None) -> Done:
         """Send the job and listen until `done`.

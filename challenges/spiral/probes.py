@@ -194,14 +194,14 @@ def mini(context: Any) -> None:
     fingerprint = Fingerprint((recorder.Recorder, program, recorder))
     captured: dict[str, dict[str, Any]] = {}
     namespace, trained = _watched_main(context, "mini", captured, GhostOff())
-    if not trained:
+    if trained is None:
         # Perhaps it insists on an accelerator that is not here: pretend, so that the rest is seen.
         captured.clear()
         _seed(context)
         ghost = GhostDevice("__main__", available=True)
         namespace, trained = _watched_main(context, "mini.redirected", captured, ghost)
     emit = context.emit
-    attempt(emit, "mini.forced", lambda: _force_scores(emit, namespace, captured, context))
+    attempt(emit, "mini.forced", lambda: _force_scores(emit, namespace, captured, context, trained))
     emit("mini.integrity", {"changed": fingerprint.changed()})
 
 
@@ -215,7 +215,10 @@ class GhostOff:
         """Nothing to undo."""
 
 
-def _watched_main(context: Any, name: str, captured: dict[str, Any], ghost: Any) -> tuple[Any, bool]:
+def _watched_main(
+    context: Any, name: str, captured: dict[str, Any], ghost: Any
+) -> tuple[dict[str, Any], nn.Module | None]:
+    """Run `main()` under the watch; gives its namespace and the model that it trained, if any."""
     params = context.params
     watch = Recorder(
         context.emit,
@@ -223,7 +226,8 @@ def _watched_main(context: Any, name: str, captured: dict[str, Any], ghost: Any)
         thorough=True,
         stop_after_epochs=params["epochs"],
         stop_after_forwards=params["max_forwards"],
-        keep_row_epochs=params["epochs"],
+        keep_row_epochs=range(params["epochs"]),
+        seed=params["seed"],
     )
     with ghost, _no_workers(), contextlib.ExitStack() as stack:
         namespace = _load_without_training(context, "__main__")
@@ -256,7 +260,7 @@ def _watched_main(context: Any, name: str, captured: dict[str, Any], ghost: Any)
         _run_main(context.emit, name, namespace)
         watch.finish()
     torch.set_grad_enabled(True)
-    return namespace, any(row[4] for row in watch.forwards)
+    return namespace, watch.trained_model if any(row[4] for row in watch.forwards) else None
 
 
 def _run_main(emit: Any, name: str, namespace: Any) -> Any:
@@ -323,9 +327,9 @@ class _no_workers:
 # -- the loss as a function of the final scores --------------------------------------------
 
 
-def _force_scores(emit: Any, namespace: Any, captured: Any, context: Any) -> None:
+def _force_scores(emit: Any, namespace: Any, captured: Any, context: Any, trained: nn.Module | None) -> None:
     train, validate = captured.get("train", {}), captured.get("validate", {})
-    model = train.get("model") or validate.get("model") or namespace["SpiralNet"]()
+    model = train.get("model") or validate.get("model") or trained or namespace["SpiralNet"]()
     if not isinstance(model, nn.Module):
         model = namespace["SpiralNet"]()
     model = model.to(CPU)
@@ -542,7 +546,7 @@ def real(context: Any) -> None:
     _seed(context)
     emit, params = context.emit, context.params
     fingerprint = Fingerprint((recorder.Recorder, program, recorder))
-    watch = Recorder(emit, "real", thorough=False, keep_row_epochs=params["row_epochs"])
+    watch = Recorder(emit, "real", thorough=False, keep_row_epochs=params["row_epochs"], seed=params["seed"])
     watch.snapshot_limit = params["max_snapshots"]
     with watch:
         _run_as_script(context, watch)

@@ -15,7 +15,7 @@ FORWARD_COLUMNS = (
     "eval_gap",  # max |output - eval-mode output|, nan when not compared
     "model",  # number of the model object
     "autocast",  # 1 under autocast
-    "simplex",  # 1 when every output row is non-negative and sums to one
+    "simplex",  # 1 when the output's rows are, up to one factor, non-negative and sum to one
     "serial",  # running number among the outermost forwards
 )
 STEP_COLUMNS = (
@@ -42,4 +42,6 @@ BACKWARD_COLUMNS = (
     "lr_max",
     "update_rms",  # root mean square of the watched parameter's change since then
     "optimizer",  # number of the optimizer object, -1 where none is known
+    "squashed",  # 1 when the loss's gradient is that of cross-entropy on softmaxed outputs, 0 when not, else nan
+    "agreement",  # cosine of the gradient used since and the fresh one, of the last bias; nan where not known
 )

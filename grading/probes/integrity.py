@@ -39,32 +39,49 @@ _TOLERATED = {
 _MUTABLE = (types.FunctionType, types.BuiltinFunctionType, type, property, types.MethodDescriptorType, staticmethod)
 
 
+_WATCHED = (
+    *(builtins, gc, inspect, json, json.encoder, math, os, random, struct, sys, time, weakref),
+    *(np, np.random, torch, torch.autograd, torch.cuda, torch.optim, torch.overrides, torch.nn.functional),
+    *(optim_module, lr_scheduler, torch_data, nn, nn.modules.module, nn.utils),
+    *(torch.Tensor, nn.Module, nn.Parameter, torch.optim.Optimizer, torch.optim.Adam, torch.optim.SGD),
+    *(torch.optim.AdamW, torch_data.DataLoader, torch_data.RandomSampler, torch_data.SequentialSampler),
+    *(nn.CrossEntropyLoss, nn.Dropout, nn.BatchNorm1d, nn.Linear, nn.Sequential, nn.Softmax),
+    *(torch.no_grad, torch.inference_mode, torch.enable_grad, torch.set_grad_enabled),
+)
+
+
+class _Remembered:
+    """What a module or class holds, and the code of each of its functions."""
+
+    def __init__(self, owner: Any) -> None:
+        self.owner, self.held = owner, dict(vars(owner))
+        self.code = {name: value.__code__ for name, value in self.held.items() if isinstance(value, types.FunctionType)}
+
+
+# Taken when the probes are imported, which a warm sandbox does before the submission is there.
+_PRISTINE = [_Remembered(owner) for owner in _WATCHED]
+
+
 class Fingerprint:
     """Remembers the identity of every function of the watched modules and classes."""
 
     def __init__(self, extra: tuple[Any, ...] = ()) -> None:
-        watched = (
-            *(builtins, gc, inspect, json, json.encoder, math, os, random, struct, sys, time, weakref),
-            *(np, np.random, torch, torch.autograd, torch.cuda, torch.optim, torch.overrides, torch.nn.functional),
-            *(optim_module, lr_scheduler, torch_data, nn, nn.modules.module, nn.utils),
-            *(torch.Tensor, nn.Module, nn.Parameter, torch.optim.Optimizer, torch.optim.Adam, torch.optim.SGD),
-            *(torch.optim.AdamW, torch_data.DataLoader, torch_data.RandomSampler, torch_data.SequentialSampler),
-            *(nn.CrossEntropyLoss, nn.Dropout, nn.BatchNorm1d, nn.Linear, nn.Sequential, nn.Softmax),
-            *(torch.no_grad, torch.inference_mode, torch.enable_grad, torch.set_grad_enabled),
-            *extra,
-        )
-        self.before = [(owner, dict(vars(owner))) for owner in watched]
+        self.before = [*_PRISTINE, *map(_Remembered, extra)]
         self.trusted_roots = tuple({sysconfig.get_path(n) for n in ("stdlib", "platstdlib", "purelib", "platlib")})
         self._vars, self._getattr = vars, getattr
 
     def changed(self) -> list[str]:
         """Names that now hold code from elsewhere than torch, Python or the probes."""
         found = []
-        for owner, before in self.before:
-            now = self._vars(owner)
-            for name, old in before.items():
+        for before in self.before:
+            owner, now = before.owner, self._vars(before.owner)
+            for name, old in before.held.items():
                 new = now.get(name)
-                if new is old or not isinstance(old, _MUTABLE):
+                if new is old:
+                    code = before.code.get(name)
+                    if code is None or code is old.__code__:
+                        continue
+                elif not isinstance(old, _MUTABLE):
                     continue
                 where = self._getattr(owner, "__name__", "?")
                 if (where, name) not in _TOLERATED and not self._trusted(new):

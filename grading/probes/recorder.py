@@ -15,6 +15,7 @@ how the gradients that they used relate to the gradients of this step alone (see
 from __future__ import annotations
 
 import math
+import random
 import sys
 import types
 import weakref
@@ -35,6 +36,7 @@ from grading.probes.columns import BACKWARD_COLUMNS, CONTEXTS, FORWARD_COLUMNS, 
 MODE_LAYERS = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
 
 
+_grad_mode = torch._C.is_grad_enabled
 _requires_grad = torch.Tensor.requires_grad.__get__  # type: ignore[attr-defined]
 _grad_fn = torch.Tensor.grad_fn.__get__  # type: ignore[union-attr]
 
@@ -165,6 +167,8 @@ class Recorder:
             well tell that it is watched; which function is active is read off the stack.
         stop_after_epochs: raise StopProbe when that many training epochs have ended.
         stop_after_forwards: raise StopProbe at that many outermost forwards.
+        keep_row_epochs: epochs, from 0, whose input rows are told.
+        seed: of the choice of moments that are looked at closely; nobody can foresee them.
 
     The sandbox image carries no C++ compiler, so `torch.compile` hands back its argument
     unchanged; that it was called, and the result used, is noted.
@@ -178,11 +182,13 @@ class Recorder:
         thorough: bool,
         stop_after_epochs: int | None = None,
         stop_after_forwards: int | None = None,
-        keep_row_epochs: int = 20,
+        keep_row_epochs: Sequence[int] = range(20),
+        seed: int = 0,
     ) -> None:
         self.emit, self.name, self.thorough = emit, name, thorough
         self.stop_after_epochs, self.stop_after_forwards = stop_after_epochs, stop_after_forwards
-        self.keep_row_epochs = keep_row_epochs
+        self.keep_row_epochs = frozenset(keep_row_epochs)
+        self.random = random.Random(seed)  # which moments are looked at closely
         self.context, self.call, self.calls_begun = "", 0, 0
         self.depth = 0
         self.forwards: list[list[float]] = []
@@ -216,8 +222,13 @@ class Recorder:
         self.last_kind = ""
         self.outermost: nn.Module | None = None
         self.parts: list[nn.Module] = []  # the modules of the outermost one, while it runs
+        self.loader_turns = self.trained_in_turn = 0  # how often a loader was begun; and as training last went on
+        self.saved = 0  # tensors that a validation forward kept for a backward pass
         self.codes: dict[str, tuple[Any, types.CodeType | None]] = {}
         self.watched_classes: set[type] = set()
+        self.followed: dict[int, tuple[torch.Tensor, np.ndarray]] = {}  # by model: see _change_elsewhere
+        # By parameter: the optimizer's running mean a step ago, and the fresh gradient since.
+        self.last_mean: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.step_row: list[float] | None = None
         self.step_depth = 0
         self.comparisons = 0
@@ -277,13 +288,18 @@ class Recorder:
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if recorder.depth or not _has_parameters(module):
                 return original(module, *args, **kwargs)
+            recorder._read_stack()
             recorder._begin(module)
             recorder.depth = 1
             try:
-                output = original(module, *args, **kwargs)
+                if recorder.context == "validate" and _grad_mode():
+                    with _Saved() as saved:  # a graph may be built and cut off before the output shows it
+                        output = original(module, *args, **kwargs)
+                    recorder.saved = saved.count
+                else:
+                    output = original(module, *args, **kwargs)
             finally:
                 recorder.depth = 0
-            recorder._read_stack()
             recorder._end(module, args, kwargs, output, type(module).forward)
             return output
 
@@ -373,6 +389,7 @@ class Recorder:
         loader_iter = DataLoader.__iter__
 
         def iterate(loader: DataLoader[Any]) -> Any:
+            recorder.loader_turns += 1
             recorder.bonus["pin_memory"] = recorder.bonus.get("pin_memory", 0) + bool(loader.pin_memory)
             recorder.bonus["num_workers"] = recorder.bonus.get("num_workers", 0) + (loader.num_workers > 0)
             return loader_iter(loader)
@@ -504,8 +521,9 @@ class Recorder:
         if tensor is None:
             return
         serial = len(self.forwards)
-        with torch._C.DisableTorchFunctionSubclass():  # a subclass of Tensor may lie about itself
-            graph = bool(_requires_grad(tensor)) and _grad_fn(tensor) is not None
+        tensor = next((t for t in _tensors(output) if _has_graph(t)), tensor)  # no decoy hides a graph
+        graph = _has_graph(tensor) or self.saved > 0
+        self.saved = 0
         if graph and self.context != "validate":
             self._begin_training_forward(module)
         layers = [m for m in self.parts if isinstance(m, MODE_LAYERS)]
@@ -522,7 +540,7 @@ class Recorder:
             math.nan,
             self._model_number(module),
             _autocast_enabled(),
-            _on_simplex(tensor) if self.thorough or serial < 20 or serial % 50 == 0 else math.nan,
+            _on_simplex(tensor) if graph or self.random.random() < 0.1 else math.nan,
             serial,
         ]
         if self.context != "train" and (self.thorough or self._wants_comparison(graph)):
@@ -530,18 +548,21 @@ class Recorder:
         self.forwards.append(row)
         if graph is False and self.context != "train":
             self.last_kind = "validate"
-        if inputs is not None and self.epoch < self.keep_row_epochs:
+        if inputs is not None and self.epoch in self.keep_row_epochs:
             self._keep_rows(serial, inputs)
         if graph:
-            tensor.register_hook(self._mark_trained(row, module))
+            if _has_graph(tensor):
+                tensor.register_hook(self._mark_trained(row, module, weakref.ref(tensor)))
             if self.context != "validate":
                 self._tie_token(serial, tensor)
         if serial % 256 == 255:
             self.flush(lag=32)
 
     def _begin_training_forward(self, module: nn.Module) -> None:
-        if self.last_kind == "validate" or self.snapshot_pending:
+        by_hand = self.last_kind == "train" and not self.context and self.loader_turns != self.trained_in_turn
+        if self.last_kind == "validate" or self.snapshot_pending or by_hand:
             self._epoch_over()
+        self.trained_in_turn = self.loader_turns
         self.last_kind = "train"
         self.trained_model = module
         if self.thorough and (self.ledger is None or self.ledger_model != id(module)):
@@ -581,32 +602,80 @@ class Recorder:
         self.ledger_model = id(module)
         self.ledger = GradientLedger(parameters) if parameters else None
 
-    def _mark_trained(self, row: list[float], module: nn.Module) -> Callable[[torch.Tensor], None]:
-        def hook(_: torch.Tensor) -> None:
+    def _mark_trained(
+        self, row: list[float], module: nn.Module, output: weakref.ref[torch.Tensor]
+    ) -> Callable[[torch.Tensor], None]:
+        def hook(gradient: torch.Tensor) -> None:
             first, row[4] = not row[4], True
             if first:
-                self._note_backward(row, module)
+                self._note_backward(row, module, output(), gradient)
 
         return hook
 
-    def _note_backward(self, row: list[float], module: nn.Module) -> None:
+    def _note_backward(
+        self, row: list[float], module: nn.Module, output: torch.Tensor | None, gradient: torch.Tensor
+    ) -> None:
         """At the beginning of a backward pass: has there been a step, and are gradients left over?"""
         watched, other = _edge_parameter(module, last=True), _edge_parameter(module, last=False)
         if watched is None or other is None or len(self.backwards) > 20_000:
             return
-        left_over = any(p.grad is not None and bool(p.grad.any()) for p in (watched, other))
+        left_over = any(p.grad is not None and bool(p.grad.any()) for p in (watched, other)) or (
+            self.random.random() < 0.25 and any(p.grad is not None and bool(p.grad.any()) for p in module.parameters())
+        )
         value_now = _values(watched)
         moved, change, rates = False, math.nan, (math.nan, math.nan)
         if id(watched) in self.watched:
             _, value, rates = self.watched[id(watched)]
             difference = value_now - value
             moved = bool(difference.any())
-            change = math.sqrt(float(np.vdot(difference, difference)) / max(1, difference.size))
+            change = max(_rms(difference), self._change_elsewhere(module))
         optimizer = self._optimizer_of(watched)
         rates_now = (math.nan, math.nan) if optimizer is None else _rates(optimizer)
         self.watched[id(watched)] = (watched, value_now, rates_now)
         number = -1.0 if optimizer is None else float(self._optimizer_number(optimizer))
-        self.backwards.append([row[13], row[0], moved, left_over, *rates, change, number])
+        fresh = _values(gradient)
+        squashed = math.nan
+        if output is not None and self.random.random() < 0.25:
+            squashed = _squashed(_values(output), fresh)
+        agreement = self._agreement(watched, optimizer, moved, fresh)
+        self.backwards.append([row[13], row[0], moved, left_over, *rates, change, number, squashed, agreement])
+
+    def _change_elsewhere(self, module: nn.Module) -> float:
+        """Root mean square change of one more parameter of the model, drawn once by chance."""
+        followed = self.followed.get(id(module))
+        if followed is None:
+            trained = [p for p in module.parameters() if p.requires_grad]
+            drawn = self.random.choice(trained)
+            self.followed[id(module)] = (drawn, _values(drawn))
+            return 0.0
+        parameter, before = followed
+        now = _values(parameter)
+        self.followed[id(module)] = (parameter, now)
+        return _rms(now - before) if now.shape == before.shape else 0.0
+
+    def _agreement(self, bias: torch.Tensor, optimizer: Optimizer | None, moved: bool, fresh: np.ndarray) -> float:
+        """How the gradient that an optimizer of Adam's kind used agrees with the fresh one.
+
+        Where the watched parameter is the bias added to the output itself, its gradient is
+        the sum of the output's, which the program cannot alter. What the step used can be
+        read off the optimizer's running mean: g = (m - beta1 * m_before) / (1 - beta1).
+        """
+        if fresh.ndim != 2 or tuple(bias.shape) != fresh.shape[1:] or optimizer is None:
+            return math.nan
+        mean = optimizer.state.get(bias, {}).get("exp_avg") if isinstance(optimizer.state, dict) else None
+        beta = next((group.get("betas") for group in optimizer.param_groups if "betas" in group), None)
+        summed = fresh.sum(0)
+        key, before = id(bias), self.last_mean.get(id(bias))
+        mean_now = _values(mean) if isinstance(mean, torch.Tensor) else np.zeros_like(summed)
+        if not moved and before is not None:  # another pass of the same step
+            self.last_mean[key] = (before[0], before[1] + summed)
+            return math.nan
+        self.last_mean[key] = (mean_now, summed)
+        if before is None or mean is None or not beta or mean_now.shape != summed.shape:
+            return math.nan
+        used, wanted = mean_now - float(beta[0]) * before[0], before[1]
+        size = float(np.linalg.norm(used) * np.linalg.norm(wanted))
+        return float(np.vdot(used, wanted)) / size if size > 1e-20 else math.nan
 
     def _optimizer_of(self, parameter: torch.Tensor) -> Optimizer | None:
         for optimizer in reversed(self.made_optimizers):
@@ -624,17 +693,17 @@ class Recorder:
             first = self.epoch_serials[0]
             # The newest count stands: a bounded window of kept graphs counts early on, not later.
             self.old_alive_now = sum(first <= s < middle for s in self.alive)
-        node = tensor.grad_fn
+        token = Token(serial, self.alive, self.epoch)
+        node: Any = tensor.grad_fn
         if node is not None:
-            metadata: Any = node.metadata
-            metadata["assay"] = Token(serial, self.alive, self.epoch)
+            node.register_prehook(lambda _, tied=token: None)  # which the program cannot clear, as it can metadata
 
     def _wants_comparison(self, graph: bool) -> bool:
-        """Whether a discreet watch spends an eval-mode forward here: on the first few validations."""
+        """Whether a discreet watch spends an eval-mode forward here: on a few validations, drawn by chance."""
         if self.context != "validate" and (graph or self.last_kind != "validate"):
             return False
         self.comparisons += 1
-        return self.comparisons <= 3
+        return self.comparisons == 1 or self.random.random() < 0.12
 
     def _eval_gap(
         self, module: nn.Module, args: Any, kwargs: Any, tensor: torch.Tensor, forward: Callable[..., Any]
@@ -787,7 +856,7 @@ class Recorder:
                 "bonus": dict(self.bonus),
                 "schedulers": sorted({type(s).__name__ for s in stepped}),
                 "optimizers": [
-                    {**told, "has_state": bool(optimizer.state)}
+                    {**told, "has_state": bool(optimizer.state), "steps": _steps_taken(optimizer)}
                     for told, optimizer in zip(self.optimizers, self.seen_optimizers, strict=True)
                 ],
                 "epochs": self.epoch,
@@ -894,6 +963,85 @@ def _first_tensor(value: Any) -> torch.Tensor | None:
     return None
 
 
+class _Saved:
+    """Counts the tensors that a forward pass keeps for a backward pass."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.hooks: Any = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+
+    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.count += 1
+        return tensor
+
+    def __enter__(self) -> _Saved:
+        self.hooks.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.hooks.__exit__()
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """The tensors of an output: itself, or what it directly holds."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    items = list(value.values()) if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else []
+    return [item for item in items if isinstance(item, torch.Tensor)]
+
+
+def _has_graph(tensor: torch.Tensor) -> bool:
+    with torch._C.DisableTorchFunctionSubclass():  # a subclass of Tensor may lie about itself
+        return bool(_requires_grad(tensor)) and _grad_fn(tensor) is not None
+
+
+def _rms(values: np.ndarray) -> float:
+    return math.sqrt(float(np.vdot(values, values)) / max(1, values.size))
+
+
+def _steps_taken(optimizer: Optimizer) -> int:
+    """How many steps the optimizer's own state counts; 0 where it keeps no count."""
+    try:
+        counts = [state.get("step") for state in optimizer.state.values() if isinstance(state, dict)]
+        return max((int(count) for count in counts if count is not None), default=0)
+    except (RuntimeError, TypeError, ValueError, AttributeError):
+        return 0
+
+
+def _squashed(output: np.ndarray, gradient: np.ndarray) -> float:
+    """Whether `gradient` is that of cross-entropy on softmax(output) rather than on the output itself.
+
+    Both are compared by direction, row by row, with the label that the gradient points to, so
+    that weights, smoothing and scaling of the loss do not matter. nan where they look alike.
+    """
+    if output.ndim != 2 or output.shape != gradient.shape or output.shape[1] < 3 or not np.isfinite(output).all():
+        return math.nan
+    sizes = np.linalg.norm(gradient, axis=1)
+    rows = sizes > max(1e-12, 1e-3 * float(sizes.max(initial=0.0)))  # smaller ones are mostly rounding
+    if rows.sum() < 2:
+        return math.nan
+    output, gradient = output[rows].astype(np.float64), gradient[rows].astype(np.float64)
+    labels = np.eye(output.shape[1])[gradient.argmin(1)]
+    once = _softmax(output)
+    outer = _softmax(once) - labels
+    twice = once * (outer - (once * outer).sum(1, keepdims=True))
+    plain_fit, squashed_fit = _alike(gradient, once - labels), _alike(gradient, twice)
+    if squashed_fit > 0.99999 and plain_fit < 0.999:
+        return 1.0
+    return 0.0 if squashed_fit < 0.999 else math.nan
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    powers = np.exp(scores - scores.max(1, keepdims=True))
+    return np.asarray(powers / powers.sum(1, keepdims=True))
+
+
+def _alike(first: np.ndarray, second: np.ndarray) -> float:
+    """Mean cosine of their rows."""
+    sizes = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return float(((first * second).sum(1) / np.maximum(sizes, 1e-300)).mean())
+
+
 def _statistics_version(layers: list[nn.Module]) -> tuple[int, ...]:
     """How often the running statistics of each layer have been updated."""
     counters = (layer._buffers.get("num_batches_tracked") for layer in layers if layer._buffers)
@@ -916,11 +1064,16 @@ def _autocast_enabled() -> bool:
 
 
 def _on_simplex(tensor: torch.Tensor) -> float:
-    if tensor.dim() != 2 or tensor.shape[1] < 2:
+    """Whether the rows are probabilities, perhaps scaled or shifted by a trifle: raw scores have no constant sum."""
+    values = _values(tensor)
+    if values.ndim != 2 or values.shape[1] < 2:
         return math.nan
-    with torch.no_grad():
-        values = tensor.detach().float()
-        return float(bool((values >= 0).all()) and bool(((values.sum(1) - 1).abs() < 1e-4).all()))
+    sums = values.sum(1)
+    total = float(np.abs(sums).mean())
+    if len(sums) < 4:  # a few raw scores may have equal sums by chance
+        return float(bool((values >= 0).all()) and bool((np.abs(sums - 1) < 1e-4).all()))
+    constant = total > 1e-3 and float(np.ptp(sums)) < 1e-3 * total
+    return float(constant and float(values.min()) > -0.05 * total)
 
 
 def _describe_optimizer(optimizer: Optimizer, model: nn.Module | None) -> dict[str, Any]:

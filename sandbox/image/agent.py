@@ -164,6 +164,38 @@ def cpu_seconds(pid: int) -> float:
 # --- frames to and from the host ------------------------------------------------------
 
 
+def receive_raw(fd: int) -> tuple[Json, bytes, Sequence[bytes]]:
+    """The host's next frame: its header, its payload, and the parts that it came in.
+
+    Raises EOFError where the host has left.
+    """
+    head = _exactly(fd, FRAME.size)
+    magic, header_bytes, payload_bytes = FRAME.unpack(head)
+    if magic != WIRE_MAGIC:
+        raise AgentError("the host does not speak this protocol")
+    if header_bytes > MAX_JOB_HEADER_BYTES or payload_bytes > MAX_JOB_PAYLOAD_BYTES:
+        raise AgentError("the host's frame is longer than the protocol allows")
+    text = _exactly(fd, header_bytes)
+    payload = _exactly(fd, payload_bytes)
+    return json.loads(text), payload, (head, text, payload)
+
+
+def receive_frame(fd: int) -> tuple[Json, bytes]:
+    """The next frame's header and payload; see `receive_raw`."""
+    return receive_raw(fd)[:2]
+
+
+def _exactly(fd: int, size: int) -> bytes:
+    data = bytearray(size)
+    view, filled = memoryview(data), 0
+    while filled < size:
+        chunk = os.readv(fd, [view[filled:]])
+        if not chunk:
+            raise EOFError("the host left")
+        filled += chunk
+    return bytes(data)
+
+
 class HostWire:
     """The private descriptors to the host: blocking reads, queued non-blocking writes."""
 
@@ -172,26 +204,6 @@ class HostWire:
         os.set_blocking(write_fd, False)
         self.backlog_bytes = 0
         self._queue: deque[memoryview] = deque()
-
-    def receive(self) -> tuple[Json, bytes]:
-        """The next frame. Raises EOFError where the host has left."""
-        magic, header_bytes, payload_bytes = FRAME.unpack(self._exactly(FRAME.size))
-        if magic != WIRE_MAGIC:
-            raise AgentError("the host does not speak this protocol")
-        if header_bytes > MAX_JOB_HEADER_BYTES or payload_bytes > MAX_JOB_PAYLOAD_BYTES:
-            raise AgentError("the host's frame is longer than the protocol allows")
-        header = json.loads(self._exactly(header_bytes))
-        return header, self._exactly(payload_bytes)
-
-    def _exactly(self, size: int) -> bytes:
-        data = bytearray(size)
-        view, filled = memoryview(data), 0
-        while filled < size:
-            chunk = os.readv(self.read_fd, [view[filled:]])
-            if not chunk:
-                raise EOFError("the host left")
-            filled += chunk
-        return bytes(data)
 
     def send(self, header: Json, *payload: bytes) -> None:
         """Queue a frame and write as much of the queue as goes without waiting."""
@@ -263,24 +275,42 @@ def module_filename(name: str) -> str:
     return f"<assay:{name}>"
 
 
-def parse_job(header: Json, payload: bytes) -> Job:
-    """Cut the payload into submission, module sources and arrays, in header order."""
-    if header.get("type") != "job":
-        raise AgentError("expected a job")
+def cutter(payload: bytes) -> Callable[[int], memoryview]:
+    """Gives the payload's parts one after the other, each by its size."""
     view, offset = memoryview(payload), 0
 
     def take(size: int) -> memoryview:
         nonlocal offset
         if size < 0 or offset + size > len(view):
-            raise AgentError("the job's payload is shorter than its header says")
+            raise AgentError("a frame's payload is shorter than its header says")
         offset += size
         return view[offset - size : offset]
 
-    submission = bytes(take(header["submission_bytes"]))
+    return take
+
+
+Modules = dict[str, tuple[types.CodeType, str]]  # by name: compiled, and the source
+
+
+def parse_modules(described: Sequence[Json], take: Callable[[int], memoryview], stock: Modules) -> Modules:
+    """Module sources in header order, compiled; not again where `stock` has the same."""
     modules = {}
-    for module in header["modules"]:
+    for module in described:
         name, source = module["name"], bytes(take(module["size"])).decode()
-        modules[name] = compile(source, module_filename(name), "exec", dont_inherit=True), source
+        known = stock.get(name)
+        if known is None or known[1] != source:
+            known = compile(source, module_filename(name), "exec", dont_inherit=True), source
+        modules[name] = known
+    return modules
+
+
+def parse_job(header: Json, payload: bytes, stock: Modules) -> Job:
+    """Cut the payload into submission, module sources and arrays, in header order."""
+    if header.get("type") != "job":
+        raise AgentError("expected a job")
+    take = cutter(payload)
+    submission = bytes(take(header["submission_bytes"]))
+    modules = parse_modules(header["modules"], take, stock)
     steps = []
     for index, step in enumerate(header["steps"]):
         arrays = {a["name"]: (a["dtype"], tuple(a["shape"]), take(a["size"])) for a in step["arrays"]}
@@ -457,6 +487,7 @@ def become_candidate(step: Step, limits: Json, work_dir: str, output_fd: int, ev
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("1000")
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(output_fd, 1)
     os.dup2(output_fd, 2)
@@ -478,6 +509,21 @@ def _text_stream(fd: int) -> TextIO:
     return open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
+def take_stock(modules: Modules) -> None:
+    """Import the modules that the job is expected to bring, before it comes: they are ours, not the submission's."""
+    importer = MemoryImporter(modules)
+    sys.meta_path.insert(0, importer)
+    for name in modules:
+        importlib.import_module(name)
+    sys.meta_path.remove(importer)
+
+
+def put_away(stock: Modules) -> None:
+    """Forget the imported stock, where the job brings other modules."""
+    for name in [n for n in sys.modules if any(n == s or s.startswith(n + ".") for s in stock)]:
+        del sys.modules[name]
+
+
 def prepare_interpreter(modules: Mapping[str, tuple[types.CodeType, str]]) -> None:
     """Make the forked interpreter look like one that was started for the submission."""
     import torch
@@ -495,10 +541,12 @@ def prepare_interpreter(modules: Mapping[str, tuple[types.CodeType, str]]) -> No
     sys.meta_path.insert(0, MemoryImporter(modules))
 
 
-def step_process(step: Step, job: Job, submission_path: str, evidence_fd: int) -> NoReturn:
+def step_process(step: Step, job: Job, stock: Modules, submission_path: str, evidence_fd: int) -> NoReturn:
     """Run the step's entry function and leave. Never returns to the agent's code."""
     leave, code = os._exit, 0
     try:
+        if dict(job.modules) != stock:
+            put_away(stock)
         prepare_interpreter(job.modules)
         context = Context(step, submission_path, job.submission, make_emit(evidence_fd))
         module_name, _, function_name = step.entry.partition(":")
@@ -744,18 +792,64 @@ class Account:
     remarks: list[str] = field(default_factory=list)
 
 
+class Spare:
+    """A process forked ahead of the job: becomes that of its first step once it is handed the job's frame.
+
+    Forking costs ten milliseconds that the submission need not wait for. Only the first step
+    has one: while a submission runs, no process but its own and the agent may be there.
+    """
+
+    def __init__(self, stock: Modules, ground: Ground, wire: HostWire) -> None:
+        self.output_fd, self._output_write = _pipe()
+        self.evidence_fd, self._evidence_write = _pipe()
+        gate_read, self._gate_write = os.pipe()
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(gate_read, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                for fd in (self._gate_write, wire.read_fd, wire.write_fd):
+                    os.close(fd)
+                job = parse_job(*receive_frame(gate_read), stock)
+                evidence_at = become_candidate(
+                    job.steps[0], job.limits, ground.work_dir, self._output_write, self._evidence_write
+                )
+            except EOFError:
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(125)
+            step_process(job.steps[0], job, stock, ground.submission_path, evidence_at)
+        for fd in (gate_read, self._output_write, self._evidence_write):
+            os.close(fd)
+
+    def hand(self, frame: Sequence[bytes]) -> None:
+        """Let it begin. Raises OSError where it died while it waited."""
+        try:
+            for part in frame:
+                rest = memoryview(part)
+                while rest:
+                    rest = rest[os.write(self._gate_write, rest) :]
+        finally:
+            os.close(self._gate_write)
+
+
 class StepRun:
     """Runs one step from fork to the last of its processes."""
 
-    def __init__(self, step: Step, job: Job, ground: Ground, wire: HostWire, job_deadline: float) -> None:
-        self._step, self._job, self._ground, self._wire = step, job, ground, wire
+    def __init__(
+        self, step: Step, job: Job, stock: Modules, ground: Ground, wire: HostWire, job_deadline: float
+    ) -> None:
+        self._step, self._job, self._stock, self._ground, self._wire = step, job, stock, ground, wire
         self._account = Account()
         self._job_deadline = job_deadline
         memory_bytes = job.limits.get("polled_memory_bytes")
         self._memory_bytes = int(memory_bytes) if memory_bytes else None
 
-    def run(self) -> bool:
+    def run(self, spare: tuple[Spare, Sequence[bytes]] | None = None) -> bool:
         """Run the step and send `begin`, its evidence and `end` to the host; whether it hung.
+
+        `spare`: a process that waits for this step, and the job's frame for it.
 
         A step hangs that reaches its time limit without having sent a frame.
         """
@@ -763,7 +857,10 @@ class StepRun:
         self._ground.prepare(self._job.submission)
         oom_before, begun = oom_kills(), time.monotonic()
         self._deadline = min(begun + self._step.wall_time_s, self._job_deadline)
-        self._start()
+        if spare is not None:
+            self._start_spare(*spare)
+        else:
+            self._start()
         try:
             self._watch()
             wall_s = time.monotonic() - begun
@@ -778,11 +875,11 @@ class StepRun:
         self._end(wall_s)
         # A slow host's time, and the memory of what it has not read, must not meet the next step.
         self._wire.flush(max(self._job_deadline, time.monotonic() + DEATH_S))
-        relayed_bytes = self._evidence.relayed_bytes
-        if relayed_bytes > PIPE_BYTES:
+        hung = self._status()[0] == "time_limit" and not self._evidence.relayed_bytes
+        if self._evidence.relayed_bytes > PIPE_BYTES:
             del self._evidence
             return_free_memory()
-        return self._status()[0] == "time_limit" and not relayed_bytes
+        return hung
 
     def _start(self) -> None:
         output_fd, output_write = _pipe()
@@ -799,13 +896,23 @@ class StepRun:
             except BaseException:
                 traceback.print_exc()
                 os._exit(125)
-            step_process(self._step, self._job, self._ground.submission_path, evidence_at)
+            step_process(self._step, self._job, self._stock, self._ground.submission_path, evidence_at)
+        self._watch_from(pid, output_fd, evidence_fd)
+        for fd in (output_write, evidence_write, gate_read, gate_write):
+            os.close(fd)
+
+    def _start_spare(self, spare: Spare, frame: Sequence[bytes]) -> None:
+        self._watch_from(spare.pid, spare.output_fd, spare.evidence_fd)
+        try:
+            spare.hand(frame)
+        except BrokenPipeError as error:  # before the submission was there: not its doing
+            raise AgentError("the process that waited for the job died") from error
+
+    def _watch_from(self, pid: int, output_fd: int, evidence_fd: int) -> None:
         self._pid = pid
         self._output = Output(output_fd, self._job.limits)
         self._evidence = Evidence(evidence_fd, self._job.limits, self._relay, self._account.remarks)
         self._account.baseline_bytes = self._account.peak_bytes = resident_bytes(pid)
-        for fd in (output_write, evidence_write, gate_read, gate_write):
-            os.close(fd)
 
     def _relay(self, header_bytes: int, frame: bytes) -> None:
         self._wire.send({"type": "evidence", "step": self._step.index, "header_bytes": header_bytes}, frame)
@@ -995,6 +1102,7 @@ def warm_up() -> None:
                 loss.backward()
             optimizer.step()
     torch.cuda.is_available = cuda_available
+    torch.manual_seed(torch.initial_seed())  # the first call imports what it seeds
     importlib.import_module("multiprocessing.pool")  # DataLoader's workers
     importlib.import_module("torch.multiprocessing")
 
@@ -1042,7 +1150,9 @@ def pass_over(step: Step, wire: HostWire) -> None:
     )
 
 
-def run_job(job: Job, ground: Ground, wire: HostWire) -> None:
+def run_job(
+    job: Job, stock: Modules, ground: Ground, wire: HostWire, spare: tuple[Spare, Sequence[bytes]] | None
+) -> None:
     """Every step in order while the job's wall time lasts, then the account of the whole."""
     begun = time.monotonic()
     deadline = begun + float(job.limits["wall_time_s"])
@@ -1052,8 +1162,9 @@ def run_job(job: Job, ground: Ground, wire: HostWire) -> None:
             break
         if step.unless_hung in hung:
             pass_over(step, wire)
-        elif StepRun(step, job, ground, wire, deadline).run():
+        elif StepRun(step, job, stock, ground, wire, deadline).run(spare):
             hung.add(step.name)
+        spare = None
     own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     account = cgroup_account() if ground.is_container else {}
     cpu_s = account.get("cpu_s") or own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
@@ -1080,13 +1191,29 @@ def serve(wire: HostWire) -> None:
         }
     )
     wire.flush(time.monotonic() + DEATH_S)
-    job = parse_job(*wire.receive())
-    run_job(job, ground, wire)
+    header, payload, frame = receive_raw(wire.read_fd)
+    stock: Modules = {}
+    spare = None
+    if header.get("type") == "stock":
+        stock = parse_modules(header["modules"], cutter(payload), {})
+        take_stock(stock)
+        del header, payload, frame
+        gc.collect()
+        gc.freeze()
+        return_free_memory()
+        waiting = Spare(stock, ground, wire)
+        wire.send({"type": "stocked", "resident_bytes": resident_bytes(os.getpid())})
+        wire.flush(time.monotonic() + DEATH_S)
+        header, payload, frame = receive_raw(wire.read_fd)
+        spare = waiting, frame
+    run_job(parse_job(header, payload, stock), stock, ground, wire, spare)
     wire.flush(time.monotonic() + DEATH_S)
 
 
 def main() -> int:
     """The agent's exit code: 0 after `done`, 1 after `error`, 2 where the host left."""
+    # Python's own handler would let a step end pid 1 with it; nobody sends the agent one in earnest.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     wire = take_stdio()
     try:
         serve(wire)

@@ -12,11 +12,13 @@ import functools
 import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import textwrap
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -705,6 +707,42 @@ def test_container_ends_with_the_host_process(engine: Any) -> None:
     assert item["State"] == "exited"
     DockerSandbox()
     assert engine.containers(all=True, filters={"id": container_id}) == []
+
+
+@docker_only
+@pytest.mark.parametrize("sent_ahead", ["the same", "another version", "others"])
+def test_what_is_sent_ahead_changes_nothing_but_the_time(sent_ahead: str) -> None:
+    """Each step meets the modules of its own job, freshly imported where the stock is not what the job brings."""
+    body = "import p\np.count = getattr(p, 'count', 0) + 1\n"
+    body += "c.emit('m', [p.count, sorted(n for n in sys.modules if n in ('p', 'q', 'q.r')), os.getpid() > 1])\n"
+    body += "c.emit('f', len(os.listdir('/proc/self/fd')))"
+    job = _job(body, body)
+    stock = {
+        "the same": dict(job.modules),
+        "another version": {"p": b"count = 40"},
+        "others": {"q.r": b"", "q": b"import torch"},
+    }[sent_ahead]
+    container = _docker_sandbox().prepare(LIMITS, "conformance")
+    container.stock(stock)
+    assert container.alive()
+    stocked = container.run(job)
+    plain = _docker_sandbox().run(job)
+    assert [step.status for step in stocked.steps] == [OK, OK]
+    assert [step.frames for step in stocked.steps] == [step.frames for step in plain.steps]
+    assert b'[1,["p"],true]' in stocked.steps[1].frames[0].header
+
+
+@docker_only
+def test_a_process_that_died_while_it_waited_is_the_infrastructures_fault(engine: Any) -> None:
+    """The submission was not there yet."""
+    container = _docker_sandbox().prepare(LIMITS, "conformance")
+    container.stock({"p": b""})
+    pids = [int(row[1]) for row in engine.top(container.id)["Processes"]]
+    os.kill(max(pids), signal.SIGKILL)
+    while Path(f"/proc/{max(pids)}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
+        time.sleep(0.01)
+    with pytest.raises(SandboxUnavailable, match="waited"):
+        container.run(_job("pass"))
 
 
 @docker_only

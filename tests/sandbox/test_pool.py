@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -65,6 +65,7 @@ class FakeContainer:
         self.maker, self.limits, self.background = maker, limits, background
         self.ready: FakeReady | None = None
         self.quickened = self.destroyed = self.used = False
+        self.stocked: dict[str, bytes] = {}
         self._ours, self._theirs = socket.socketpair()
         self._cut = threading.Event()
 
@@ -75,6 +76,9 @@ class FakeContainer:
             self.maker.fail_starts -= 1
             raise SandboxUnavailable("it does not start")
         self.ready = FakeReady()
+
+    def stock(self, modules: Mapping[str, bytes]) -> None:
+        self.stocked = dict(modules)
 
     def alive(self) -> bool:
         return not self._cut.is_set()
@@ -202,6 +206,26 @@ def test_job_gets_a_container_that_waits_and_it_is_replaced(make_pool: Any, make
     settled(pool, 2)
     eventually(lambda: first.destroyed)
     assert len(maker.left()) == 2
+
+
+def test_modules_of_the_latest_job_are_sent_ahead_to_the_next_container(make_pool: Any, maker: FakeMaker) -> None:
+    pool = make_pool(min_size=1)
+    settled(pool, 1)
+    pool.run(a_job())
+    settled(pool, 1)
+    assert [made.stocked for made in maker.made] == [{}, dict(a_job().modules)]
+
+
+def test_modules_of_one_job_never_meet_another_job(make_pool: Any, maker: FakeMaker) -> None:
+    """What was sent ahead was run by the agent: a job that brings other modules gets another container."""
+    pool = make_pool(min_size=1)
+    settled(pool, 1)
+    pool.run(a_job())
+    settled(pool, 1)
+    stocked = next(one for one in maker.left() if one.stocked)
+    pool.run(a_job(body="c.emit('b', 2)"))
+    assert maker.runs[1] is not stocked
+    eventually(lambda: stocked.destroyed)
 
 
 def test_no_container_is_used_twice(make_pool: Any, maker: FakeMaker) -> None:

@@ -153,7 +153,7 @@ def test_agent_reads_the_job_that_the_host_wrote() -> None:
     frame = encode_job(replace(JOB, steps=(step,)), polled_memory_bytes=5)
     _, header_bytes, _ = FRAME.unpack_from(frame)
     body = frame[FRAME.size :]
-    job = agent.parse_job(json.loads(body[:header_bytes]), body[header_bytes:])
+    job = agent.parse_job(json.loads(body[:header_bytes]), body[header_bytes:], {})
     assert job.submission == b"source"
     assert job.modules["a.b"][1] == "def f(c): pass"
     assert job.limits["polled_memory_bytes"] == 5
@@ -167,7 +167,7 @@ def test_agent_refuses_a_job_that_is_cut_short() -> None:
     """Sizes that do not fit the payload are noticed."""
     header = {"type": "job", "submission_bytes": 5, "modules": [], "steps": [], "limits": {}}
     with pytest.raises(agent.AgentError, match="shorter"):
-        agent.parse_job(header, b"1234")
+        agent.parse_job(header, b"1234", {})
 
 
 # --- conversations --------------------------------------------------------------------
