@@ -30,7 +30,7 @@ OOM_SCORE_ADJ = 100
 # No ulimit for processes: it would count the uid on the whole host. None for address space: CUDA
 # reserves more than there is. Locked pages cannot be reclaimed for others. Some Engines are
 # configured with default ulimits, so what is 0 by the kernel's default is said here again.
-FIXED_ULIMITS = {"core": 0, "msgqueue": 0, "memlock": 64 << 10, "nice": 0, "rtprio": 0}
+FIXED_ULIMITS = {"core": 1, "msgqueue": 0, "memlock": 64 << 10, "nice": 0, "rtprio": 0}
 
 # What no training program reads, and what tells of the host or has had holes. The Engine's own
 # list, which giving one replaces, is the first part; the second is what it leaves in sight.

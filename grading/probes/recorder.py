@@ -1072,7 +1072,8 @@ def _on_simplex(tensor: torch.Tensor) -> float:
     total = float(np.abs(sums).mean())
     if len(sums) < 4:  # a few raw scores may have equal sums by chance
         return float(bool((values >= 0).all()) and bool((np.abs(sums - 1) < 1e-4).all()))
-    constant = total > 1e-3 and float(np.ptp(sums)) < 1e-3 * total
+    spread = float(np.ptp(values, axis=0).max())  # a model that collapsed gives every row the same scores
+    constant = total > 1e-3 and float(np.ptp(sums)) < 1e-3 * min(total, spread)
     return float(constant and float(values.min()) > -0.05 * total)
 
 

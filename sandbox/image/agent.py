@@ -497,7 +497,7 @@ def become_candidate(step: Step, limits: Json, work_dir: str, output_fd: int, ev
     os.closerange(3, evidence_at)
     os.closerange(evidence_at + 1, 1 << 20)
     cpu_s = max(1, -int(-step.cpu_time_s // 1))
-    _set_limit(resource.RLIMIT_CORE, 0)
+    _set_limit(resource.RLIMIT_CORE, 1)  # 0 would still let a crash handler of the host read it from a pipe
     _set_limit(resource.RLIMIT_FSIZE, int(limits["file_bytes"]))
     _set_limit(resource.RLIMIT_NOFILE, open_files)
     _set_limit(resource.RLIMIT_CPU, cpu_s, cpu_s + 1)
@@ -524,9 +524,13 @@ def put_away(stock: Modules) -> None:
         del sys.modules[name]
 
 
-def prepare_interpreter(modules: Mapping[str, tuple[types.CodeType, str]]) -> None:
+def prepare_interpreter(modules: Mapping[str, tuple[types.CodeType, str]], gpu_memory_bytes: int = 0) -> None:
     """Make the forked interpreter look like one that was started for the submission."""
     import torch
+
+    if gpu_memory_bytes and torch.version.cuda is not None and torch.cuda.is_available():
+        total_bytes = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gpu_memory_bytes / total_bytes))
 
     for variable in [name for name in os.environ if name.startswith("ASSAY_")]:
         if variable == "ASSAY_THREADS":
@@ -547,7 +551,7 @@ def step_process(step: Step, job: Job, stock: Modules, submission_path: str, evi
     try:
         if dict(job.modules) != stock:
             put_away(stock)
-        prepare_interpreter(job.modules)
+        prepare_interpreter(job.modules, int(job.limits.get("gpu_memory_bytes") or 0))
         context = Context(step, submission_path, job.submission, make_emit(evidence_fd))
         module_name, _, function_name = step.entry.partition(":")
         getattr(importlib.import_module(module_name), function_name)(context)
