@@ -1069,9 +1069,10 @@ def _on_simplex(tensor: torch.Tensor) -> float:
     if values.ndim != 2 or values.shape[1] < 2:
         return math.nan
     sums = values.sum(1)
+    exact = bool((values >= 0).all()) and bool((np.abs(sums - 1) < 1e-4).all())
+    if exact or len(sums) < 4:  # a few raw scores may have equal sums by chance
+        return float(exact)
     total = float(np.abs(sums).mean())
-    if len(sums) < 4:  # a few raw scores may have equal sums by chance
-        return float(bool((values >= 0).all()) and bool((np.abs(sums - 1) < 1e-4).all()))
     spread = float(np.ptp(values, axis=0).max())  # a model that collapsed gives every row the same scores
     constant = total > 1e-3 and float(np.ptp(sums)) < 1e-3 * min(total, spread)
     return float(constant and float(values.min()) > -0.05 * total)

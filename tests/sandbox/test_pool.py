@@ -64,7 +64,7 @@ class FakeContainer:
     def __init__(self, maker: FakeMaker, limits: Limits, background: bool) -> None:
         self.maker, self.limits, self.background = maker, limits, background
         self.ready: FakeReady | None = None
-        self.quickened = self.destroyed = self.used = False
+        self.quickened = self.destroyed = self.used = self.fails = False
         self.stocked: dict[str, bytes] = {}
         self._ours, self._theirs = socket.socketpair()
         self._cut = threading.Event()
@@ -72,8 +72,7 @@ class FakeContainer:
     def start(self, start_time_s: float | None = None) -> None:
         self.maker.started.append(start_time_s)
         assert self.maker.may_start.wait(PATIENCE_S)
-        if self._cut.is_set() or self.maker.fail_starts > 0:
-            self.maker.fail_starts -= 1
+        if self._cut.is_set() or self.fails:
             raise SandboxUnavailable("it does not start")
         self.ready = FakeReady()
 
@@ -122,7 +121,6 @@ class FakeMaker:
     """Makes them, and remembers each."""
 
     fail_creates: int = 0
-    fail_starts: int = 0
     lose_runs: int = 0
     reaps: int = 0
     made: list[FakeContainer] = field(default_factory=list)
@@ -279,9 +277,9 @@ def test_job_claims_what_is_warming_up_and_hurries_it(make_pool: Any, maker: Fak
 
 def test_failure_of_a_claimed_container_is_not_the_jobs(make_pool: Any, maker: FakeMaker) -> None:
     maker.may_start.clear()
-    maker.fail_starts = 1
     pool = make_pool(min_size=1, retries=0)
     eventually(lambda: maker.started)
+    maker.made[0].fails = True
     with ThreadPoolExecutor(1) as threads:
         future = threads.submit(pool.run, a_job())
         eventually(lambda: maker.made[0].quickened)
