@@ -664,7 +664,6 @@ class Pool:
             spares = [spare for shelf in self._shelves.values() for spare in shelf.spares]
             for shelf in self._shelves.values():
                 shelf.spares.clear()
-            threads = list(self._threads)
             self._changed.notify_all()
         self._wake()
         for one in warming:
@@ -674,7 +673,8 @@ class Pool:
             container.abandon()
         for spare in spares:
             self._teardown.submit(spare.container.destroy)
-        for thread in (*threads, self._keeper):
+        self._keeper.join()  # first: it may be about to start one more thread
+        for thread in list(self._threads):
             thread.join()
         self._teardown.shutdown(wait=True)
         with self._changed:
