@@ -1011,8 +1011,8 @@ def _steps_taken(optimizer: Optimizer) -> int:
 def _squashed(output: np.ndarray, gradient: np.ndarray) -> float:
     """Whether `gradient` is that of cross-entropy on softmax(output) rather than on the output itself.
 
-    Both are compared by direction, row by row, with the label that the gradient points to, so
-    that weights, smoothing and scaling of the loss do not matter. nan where they look alike.
+    Both are compared by direction, row by row, with the label that fits best, so that weights,
+    smoothing and scaling of the loss do not matter. nan where they look alike.
     """
     if output.ndim != 2 or output.shape != gradient.shape or output.shape[1] < 3 or not np.isfinite(output).all():
         return math.nan
@@ -1021,11 +1021,13 @@ def _squashed(output: np.ndarray, gradient: np.ndarray) -> float:
     if rows.sum() < 2:
         return math.nan
     output, gradient = output[rows].astype(np.float64), gradient[rows].astype(np.float64)
-    labels = np.eye(output.shape[1])[gradient.argmin(1)]
     once = _softmax(output)
-    outer = _softmax(once) - labels
-    twice = once * (outer - (once * outer).sum(1, keepdims=True))
-    plain_fit, squashed_fit = _alike(gradient, once - labels), _alike(gradient, twice)
+    plain, squashed = [], []
+    for label in np.eye(output.shape[1]):
+        outer = _softmax(once) - label
+        plain.append(_alike(gradient, once - label))
+        squashed.append(_alike(gradient, once * (outer - (once * outer).sum(1, keepdims=True))))
+    plain_fit, squashed_fit = (float(np.max(fits, axis=0).mean()) for fits in (plain, squashed))
     if squashed_fit > 0.99999 and plain_fit < 0.999:
         return 1.0
     return 0.0 if squashed_fit < 0.999 else math.nan
@@ -1036,10 +1038,10 @@ def _softmax(scores: np.ndarray) -> np.ndarray:
     return np.asarray(powers / powers.sum(1, keepdims=True))
 
 
-def _alike(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean cosine of their rows."""
+def _alike(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The cosine of each of their rows."""
     sizes = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    return float(((first * second).sum(1) / np.maximum(sizes, 1e-300)).mean())
+    return np.asarray((first * second).sum(1) / np.maximum(sizes, 1e-300))
 
 
 def _statistics_version(layers: list[nn.Module]) -> tuple[int, ...]:

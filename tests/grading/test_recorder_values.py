@@ -1,0 +1,107 @@
+"""What the recorder reads off numbers: the kind of loss, probabilities, the gradient that a step used."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from grading.probes import recorder
+
+
+def _gradient(scores: torch.Tensor, labels: torch.Tensor, criterion: Any) -> tuple[np.ndarray, np.ndarray]:
+    leaf = scores.clone().requires_grad_()
+    criterion(leaf, labels).backward()
+    assert leaf.grad is not None
+    return leaf.detach().numpy(), leaf.grad.numpy()
+
+
+@pytest.mark.parametrize("size", [0.5, 2.0, 6.0])
+@pytest.mark.parametrize("classes", [3, 4, 7])
+def test_loss_on_softmaxed_outputs_shows_in_its_gradient(size: float, classes: int) -> None:
+    torch.manual_seed(3)
+    scores, labels = size * torch.randn(64, classes), torch.randint(0, classes, (64,))
+    weight = torch.linspace(0.5, 2.0, classes)
+    plain = nn.CrossEntropyLoss()
+    for criterion, expected in (
+        (plain, 0.0),
+        (nn.CrossEntropyLoss(weight=weight), 0.0),
+        (nn.CrossEntropyLoss(reduction="sum"), 0.0),
+        (lambda s, y: 512 * plain(s, y), 0.0),
+        (lambda s, y: plain(s.softmax(1), y), 1.0),
+        (lambda s, y: 3 * nn.CrossEntropyLoss(weight=weight)(s.softmax(1), y), 1.0),
+    ):
+        assert recorder._squashed(*_gradient(scores, labels, criterion)) == expected
+
+
+def test_kind_of_loss_is_open_where_nothing_tells() -> None:
+    flat, labels = torch.zeros(8, 3), torch.randint(0, 3, (8,))
+    assert math.isnan(recorder._squashed(*_gradient(flat, labels, nn.CrossEntropyLoss())))
+    assert math.isnan(recorder._squashed(np.zeros((8, 3)), np.zeros((8, 3))))
+    assert math.isnan(recorder._squashed(np.zeros((8, 2)), np.ones((8, 2))))
+    assert math.isnan(recorder._squashed(np.full((8, 3), math.nan), np.ones((8, 3))))
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda scores: scores.softmax(1), 1.0),
+        (lambda scores: 1.02 * scores.softmax(1), 1.0),
+        (lambda scores: scores.softmax(1) - 1e-3, 1.0),
+        (lambda scores: scores[:1].softmax(1).repeat(16, 1), 1.0),
+        (lambda scores: scores, 0.0),
+        (lambda scores: scores.log_softmax(1), 0.0),
+        (lambda scores: scores.sigmoid(), 0.0),
+        (lambda scores: scores - scores.mean(1, keepdim=True), 0.0),
+        (lambda scores: scores[:1].abs().repeat(16, 1), 0.0),
+        (lambda scores: torch.zeros_like(scores), 0.0),
+    ],
+)
+def test_probabilities_are_told_from_raw_scores(make: Any, expected: float) -> None:
+    torch.manual_seed(5)
+    assert recorder._on_simplex(make(2 * torch.randn(16, 4))) == expected
+
+
+@pytest.mark.parametrize("stashes", [False, True])
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
+def test_gradient_that_a_step_used_is_read_off_the_optimizer(kind: Any, stashes: bool) -> None:
+    """A step that adds kept gradients after looking clean differs from the sum of the output's own gradient."""
+    torch.manual_seed(7)
+    model = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 3))
+    optimizer = kind(model.parameters(), lr=1e-3)
+    watch = recorder.Recorder(lambda *_: None, "x", thorough=False)
+    watch.made_optimizers.append(optimizer)
+    kept = [torch.zeros_like(p) for p in model.parameters()]
+    for _ in range(30):
+        x, y = torch.randn(16, 2), torch.randint(0, 3, (16,))
+        optimizer.zero_grad()
+        output = model(x)
+        row = [0.0] * 14
+        output.register_hook(lambda g, row=row, out=output: watch._note_backward(row, model, out, g))
+        nn.functional.cross_entropy(output, y).backward()
+        if stashes:
+            for stash, parameter in zip(kept, model.parameters(), strict=True):
+                parameter.grad += stash
+                stash.copy_(parameter.grad)
+        optimizer.step()
+    seen = np.array([row[-1] for row in watch.backwards])
+    seen = seen[np.isfinite(seen)]
+    if kind is torch.optim.SGD:
+        assert len(seen) == 0
+    else:
+        assert len(seen) > 20
+        assert (seen < 0.9).mean() > 0.5 if stashes else (seen > 0.99).all()
+
+
+def test_steps_are_counted_by_the_optimizers_own_state() -> None:
+    parameter = nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.Adam([parameter])
+    assert recorder._steps_taken(optimizer) == 0
+    for _ in range(3):
+        parameter.grad = torch.ones(2)
+        optimizer.step()
+    assert recorder._steps_taken(optimizer) == 3
