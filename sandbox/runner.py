@@ -47,6 +47,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sandbox.gpu import Leases
+from sandbox.inspection import must_hold
 from sandbox.pool import Cancel, Cancelled, Pool, PoolConfig
 from sandbox.protocol import MAX_JOB_HEADER_BYTES, ProtocolError, pack_frame
 from sandbox.remote import ALIVE_S, DEFAULT_SOCKET, VERSION, Wire, pack_result, unpack_job
@@ -115,6 +116,7 @@ class RunnerConfig:
     gpus: tuple[str, ...] = ()
     pool: PoolConfig = field(default_factory=PoolConfig)
     standing: Limits = field(default_factory=Limits)
+    required: tuple[str, ...] = ()  # checks of `assay doctor` that are musts here besides its own
 
     def to_json(self) -> str:
         """For another process's command line."""
@@ -124,7 +126,7 @@ class RunnerConfig:
     def from_json(cls, text: str) -> RunnerConfig:
         """What `to_json` made. Raises TypeError, ValueError, KeyError."""
         data = json.loads(text)
-        data |= {"gpus": tuple(data["gpus"]), "pool": PoolConfig(**data["pool"])}
+        data |= {"gpus": tuple(data["gpus"]), "required": tuple(data["required"]), "pool": PoolConfig(**data["pool"])}
         data |= {name: Limits(**data[name]) for name in ("maxima", "standing")}
         return cls(**data)
 
@@ -641,14 +643,24 @@ def main(argv: Sequence[str]) -> int:
 
 
 def open_pool(config: RunnerConfig, seat: str) -> CancellableSandbox:
-    """The pool on the Engine. Raises SandboxUnavailable."""
+    """The pool on the Engine, once a real container has shown that every must holds. Raises SandboxUnavailable."""
     from sandbox.docker import DockerSandbox  # its client takes a while to import, and tests of the daemon need none
 
     if not config.gpus:
-        return Pool(DockerSandbox(config.image, config.runtime, seat=seat), config.pool, config.standing)
+        sandbox = DockerSandbox(config.image, config.runtime, seat=seat)
+        _refuse_weak_host(sandbox, config)
+        return Pool(sandbox, config.pool, config.standing)
     sandboxes = {gpu: DockerSandbox(config.image, config.runtime, gpu, seat) for gpu in config.gpus}
+    _refuse_weak_host(next(iter(sandboxes.values())), config)
     pool_config = dataclasses.replace(config.pool, capacity=len(config.gpus))
     return Pool(GpuMaker(sandboxes, Leases(config.gpus)), pool_config, config.standing)
+
+
+def _refuse_weak_host(sandbox: Any, config: RunnerConfig) -> None:
+    failures = must_hold(sandbox, config.required, config.standing)
+    if failures:
+        told = "\n  ".join(failures)
+        raise SandboxUnavailable(f"this host must not run strangers' code; `assay doctor` shows more:\n  {told}")
 
 
 class GpuMaker:

@@ -54,6 +54,7 @@ def runner_config(settings: Settings, **changes: Any) -> RunnerConfig:
         "docker_host": settings.docker_host or "",
         "gpus": settings.gpus(),
         "pool": pool_config(settings, jobs),
+        "required": settings.required_checks(),
         "standing": dataclasses.replace(Limits(), **settings.chosen_limits()),
     }
     return RunnerConfig(**given | changes)

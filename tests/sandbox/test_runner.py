@@ -24,7 +24,17 @@ from sandbox.gpu import Leases
 from sandbox.pool import Cancel, Cancelled
 from sandbox.protocol import FRAME, WIRE_MAGIC, ProtocolError, pack_frame
 from sandbox.remote import VERSION, RunnerSandbox, _connect, pack_job, pack_result, unpack_done, unpack_job, unpack_step
-from sandbox.runner import MAXIMA, GpuMaker, Runner, RunnerConfig, RunnerError, Seat, Turns, clean_environment
+from sandbox.runner import (
+    MAXIMA,
+    GpuMaker,
+    Runner,
+    RunnerConfig,
+    RunnerError,
+    Seat,
+    Turns,
+    clean_environment,
+    open_pool,
+)
 from sandbox.spec import (
     Array,
     Frame,
@@ -643,3 +653,10 @@ def test_credentials_are_the_kernels(serve: Callable[..., Served]) -> None:
         (account,) = served.runner.status()["connections"]
     assert (account["pid"], account["uid"], account["client"]) == (os.getpid(), os.getuid(), "test")
     assert struct.calcsize("3i") == 12
+
+
+@pytest.mark.docker
+def test_runner_refuses_to_serve_where_a_required_check_fails() -> None:
+    """Its musts are looked at in a real container before the first job; plain runc is no gVisor."""
+    with pytest.raises(SandboxUnavailable, match=r"must not run strangers' code.*\n.*gvisor"):
+        open_pool(RunnerConfig(required=("gvisor",)), "test")
