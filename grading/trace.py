@@ -128,6 +128,18 @@ class Backwards:
         """Those before which the weights had moved."""
         return Backwards(self.rows[self.column("moved") > 0])
 
+    def of_training(self) -> Backwards:
+        """Those within `train_one_epoch`, where most are, and each but the first of its call.
+
+        What `main` tries out beforehand (a range test of rates, one batch overfitted) is no
+        training, and between two calls weights may be swapped, averaged or loaded.
+        """
+        call = self.column("call")
+        if (call > 0).mean() < 0.5 if len(call) else True:
+            return self
+        follows = np.concatenate([[False], call[1:] == call[:-1]])
+        return Backwards(self.rows[follows & (call > 0)])
+
     def left_over(self) -> int:
         """How many began with gradient of an earlier step still there."""
         return int((self.column("left_over") > 0).sum())

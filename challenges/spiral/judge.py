@@ -623,15 +623,16 @@ def _shuffle(table: Table, source: str) -> Sight | None:
 
 def _rate(table: Table, source: str) -> Sight | None:
     """How large are the rates with which the optimizer really steps?"""
-    after = table.backwards.after_update()
+    training = table.backwards.of_training()
+    after = training.after_update()
     if len(after) < 2:
-        after = table.backwards  # steps that move nothing still have a rate
+        after = training  # steps that move nothing still have a rate
     if len(after) < 2:
         return None
     rates = after.column("lr_max")
     rates = rates[np.isfinite(rates)]
     optimizer = table.optimizer()
-    if not len(rates) or (optimizer.idle and len(table.backwards.after_update())):
+    if not len(rates) or (optimizer.idle and len(training.after_update())):
         return _hand_written_rate(after, source)
     peak, mean = float(rates.max()), float(rates.mean())
     update = after.typical_update()

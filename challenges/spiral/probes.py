@@ -449,7 +449,7 @@ def _score_layer(model: nn.Module, x: torch.Tensor) -> tuple[nn.Module | None, i
     handles = [
         m.register_forward_hook(lambda m, _, out: calls.append((m, out)))
         for m in model.modules()
-        if next(m.parameters(recurse=False), None) is not None and next(m.children(), None) is None and m is not model
+        if _is_innermost(m) and m is not model
     ]
     try:
         with torch.no_grad():
@@ -460,6 +460,12 @@ def _score_layer(model: nn.Module, x: torch.Tensor) -> tuple[nn.Module | None, i
     classes = output.shape[-1]
     fitting = [m for m, out in calls if isinstance(out, torch.Tensor) and out.shape == output.shape]
     return (fitting[-1] if fitting else None), int(classes)
+
+
+def _is_innermost(module: nn.Module) -> bool:
+    """Whether it has parameters and no part but what computes them (weight norm and its like)."""
+    parts = [name for name, _ in module.named_children() if name != "parametrizations"]
+    return not parts and next(module.parameters(), None) is not None
 
 
 class _BackwardLog:

@@ -246,7 +246,7 @@ class GhostDevice(TorchFunctionMode):
             mark = _marked(tensor)
             if mark is not None:
                 marks.add(mark)
-            elif tensor.dim() > 0:
+            elif not torch.nn.parameter.is_lazy(tensor) and tensor.dim() > 0:
                 plain += 1
         if marks and plain and name in _COMPUTE:
             self.mixed[name] = self.mixed.get(name, 0) + 1
@@ -286,6 +286,8 @@ def _mark(value: Any, mark: str | None) -> Any:
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:
     """The same values in another tensor object, inside the graph where there is one."""
+    if torch.nn.parameter.is_lazy(tensor):  # it has no values yet
+        return tensor
     return tensor.view_as(tensor) if tensor.requires_grad and not tensor.is_leaf else tensor.clone()
 
 
