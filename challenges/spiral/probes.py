@@ -29,7 +29,7 @@ from torch.nn import functional
 from torch.nn.modules import module as nn_module
 from torch.utils.data import DataLoader, TensorDataset
 
-from grading.probes import program, recorder
+from grading.probes import ledger, program, recorder, values
 from grading.probes.ghost import GhostDevice, device_of
 from grading.probes.integrity import Fingerprint
 from grading.probes.program import attempt, call_with, number, pair, type_names
@@ -37,6 +37,7 @@ from grading.probes.recorder import Recorder, StopProbe, describe
 
 CPU = torch.device("cpu")
 MODULE_LEVEL_FORWARDS = 8
+OWN = (recorder.Recorder, ledger.GradientLedger, program, recorder, values)
 
 
 # -- sentinel -----------------------------------------------------------------------------
@@ -116,7 +117,7 @@ def _loader(x: np.ndarray, y: np.ndarray, batch_size: int) -> DataLoader[Any]:
 def calls(context: Any) -> None:
     """Call `validate` and `train_one_epoch` singly."""
     _seed(context)
-    fingerprint = Fingerprint((recorder.Recorder, program, recorder))
+    fingerprint = Fingerprint(OWN)
     namespace = _load_without_training(context)
     emit, arrays, params = context.emit, context.arrays, context.params
     make = sentinel_class(namespace.get("SpiralNet"))
@@ -191,7 +192,7 @@ def _validate(namespace: Any, model: Any, loader: Any, criterion: Any, extras: A
 def mini(context: Any) -> None:
     """Run `main()` for a few epochs on some of its own rows, then force the final scores."""
     _seed(context)
-    fingerprint = Fingerprint((recorder.Recorder, program, recorder))
+    fingerprint = Fingerprint(OWN)
     captured: dict[str, dict[str, Any]] = {}
     namespace, trained = _watched_main(context, "mini", captured, GhostOff())
     if trained is None:
@@ -495,7 +496,7 @@ class _BackwardLog:
 
 def ghost(context: Any) -> None:
     """Where would the model train with CUDA present, and where without?"""
-    fingerprint = Fingerprint((recorder.Recorder, program, recorder))
+    fingerprint = Fingerprint(OWN)
     for available in (True, False):
         _seed(context)
         _ghost_run(context, available=available)
@@ -551,7 +552,7 @@ def real(context: Any) -> None:
     """Run the program as it is, then let its models answer on rows that it has not seen."""
     _seed(context)
     emit, params = context.emit, context.params
-    fingerprint = Fingerprint((recorder.Recorder, program, recorder))
+    fingerprint = Fingerprint(OWN)
     watch = Recorder(emit, "real", thorough=False, keep_row_epochs=params["row_epochs"], seed=params["seed"])
     watch.snapshot_limit = params["max_snapshots"]
     with watch:
@@ -624,10 +625,10 @@ def _answer_held_out(context: Any, watch: Recorder) -> None:
     answers: dict[str, np.ndarray] = {}
     model.eval()
     training_state = {k: v.detach().clone() for k, v in model.state_dict().items()}
-    for name, values in inputs.items():
-        if values is None:
+    for name, shown in inputs.items():
+        if shown is None:
             continue
-        x = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+        x = torch.from_numpy(np.ascontiguousarray(shown, dtype=np.float32))
         answers[name] = np.stack([_predict(model, state, x) for state in watch.snapshots])
     model.load_state_dict(training_state)
     if aligned == "own" and x_val is not None and y_val is not None and len(y_val) == len(x_val):

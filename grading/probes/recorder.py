@@ -32,6 +32,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from grading.probes.columns import BACKWARD_COLUMNS, CONTEXTS, FORWARD_COLUMNS, STEP_COLUMNS
+from grading.probes.ledger import GradientLedger
+from grading.probes.values import on_simplex, rms, squashed_loss, values_of
 
 MODE_LAYERS = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
 
@@ -57,101 +59,6 @@ class Token:
 
     def __del__(self) -> None:
         self.alive.pop(self.serial, None)
-
-
-class GradientLedger:
-    """Keeps, per parameter, the gradient that belongs to the coming step and what was left over.
-
-    With `fresh` the sum of the gradients of all backward passes since the last step and
-    `stale` what `.grad` held when the first of them arrived, a program that clears its
-    gradients uses `a * fresh` (a < 1 under clipping or scaling), one that does not uses
-    `fresh + stale`. Gradient accumulation sums several fresh gradients and is no fault.
-    """
-
-    def __init__(self, parameters: Sequence[torch.Tensor]) -> None:
-        self.entries: list[dict[str, Any]] = []
-        for parameter in parameters:
-            entry: dict[str, Any] = {"p": parameter, "fresh": None, "stale": None, "version": parameter._version}
-            entry["handle"] = parameter.register_hook(self._on_gradient(entry))
-            self.entries.append(entry)
-        self.active = True
-        self.backwards = 0
-        self.updates_between = 0
-        self.dirty_at_backward = 0
-
-    def _on_gradient(self, entry: dict[str, Any]) -> Callable[[torch.Tensor], None]:
-        def hook(gradient: torch.Tensor) -> None:
-            if not self.active:
-                return
-            parameter = entry["p"]
-            first = entry is self.entries[0]
-            self.backwards += first
-            with torch.no_grad():
-                moved = parameter._version != entry["version"]  # by a step, or by a hand-written update
-                if entry["fresh"] is not None and not moved:
-                    entry["fresh"].add_(gradient.detach())
-                    return
-                held = parameter.grad
-                left_over = held is not None and bool(held.any())
-                entry["stale"] = held.detach().clone() if left_over else None
-                entry["fresh"] = gradient.detach().clone()
-                entry["version"] = parameter._version
-                if moved and first:
-                    self.updates_between += 1
-                    self.dirty_at_backward += left_over
-
-        return hook
-
-    def pending(self) -> bool:
-        """Whether gradients have arrived since the last comparison."""
-        return any(entry["fresh"] is not None for entry in self.entries)
-
-    def compare(self) -> tuple[float, float, float, float, float, float]:
-        """Fresh norm, stale norm, a, b, misfit and excess over all watched parameters.
-
-        Whatever clipping or scaling does, no element of the gradient used can exceed the
-        fresh one, unless something was added to it.
-        """
-        ff = fs = ss = uf = us = uu = excess = 0.0
-        with torch.no_grad():
-            for entry in self.entries:
-                fresh, stale, used = entry["fresh"], entry["stale"], entry["p"].grad
-                if fresh is None:
-                    continue
-                fresh = fresh.double().flatten()
-                used = torch.zeros_like(fresh) if used is None else used.detach().double().flatten()
-                ff += float(fresh @ fresh)
-                uf += float(used @ fresh)
-                uu += float(used @ used)
-                excess += float((used.abs() - fresh.abs()).clamp(min=0).pow(2).sum())
-                if stale is not None:
-                    stale = stale.double().flatten()
-                    fs += float(fresh @ stale)
-                    ss += float(stale @ stale)
-                    us += float(used @ stale)
-        determinant = ff * ss - fs * fs
-        if ss > 0 and ff == 0.0:
-            a, b = 0.0, us / ss  # nothing fresh: what is used can only be left over
-        elif ss > 0 and determinant > 1e-9 * ff * ss:
-            a = (uf * ss - us * fs) / determinant
-            b = (us * ff - uf * fs) / determinant
-        else:
-            a, b = (uf / ff if ff > 0 else math.nan), (math.nan if ss > 0 else 0.0)
-        residual = uu - 2 * (a * uf + b * us) + a * a * ff + 2 * a * b * fs + b * b * ss
-        misfit = math.sqrt(max(residual, 0.0) / uu) if uu > 0 else 0.0
-        relative = math.sqrt(excess / ff) if ff > 0 else (math.inf if excess > 0 else 0.0)
-        return math.sqrt(ff), math.sqrt(ss), a, b, misfit, relative
-
-    def clear(self) -> None:
-        """Forget what has arrived, as after a step."""
-        for entry in self.entries:
-            entry["fresh"] = entry["stale"] = None
-            entry["version"] = entry["p"]._version
-
-    def close(self) -> None:
-        """Take the hooks off the parameters."""
-        for entry in self.entries:
-            entry["handle"].remove()
 
 
 class Recorder:
@@ -540,7 +447,7 @@ class Recorder:
             math.nan,
             self._model_number(module),
             _autocast_enabled(),
-            _on_simplex(tensor) if graph or self.random.random() < 0.1 else math.nan,
+            on_simplex(tensor) if graph or self.random.random() < 0.1 else math.nan,
             serial,
         ]
         if self.context != "train" and (self.thorough or self._wants_comparison(graph)):
@@ -622,21 +529,21 @@ class Recorder:
         left_over = any(p.grad is not None and bool(p.grad.any()) for p in (watched, other)) or (
             self.random.random() < 0.25 and any(p.grad is not None and bool(p.grad.any()) for p in module.parameters())
         )
-        value_now = _values(watched)
+        value_now = values_of(watched)
         moved, change, rates = False, math.nan, (math.nan, math.nan)
         if id(watched) in self.watched:
             _, value, rates = self.watched[id(watched)]
             difference = value_now - value
             moved = bool(difference.any())
-            change = max(_rms(difference), self._change_elsewhere(module))
+            change = max(rms(difference), self._change_elsewhere(module))
         optimizer = self._optimizer_of(watched)
         rates_now = (math.nan, math.nan) if optimizer is None else _rates(optimizer)
         self.watched[id(watched)] = (watched, value_now, rates_now)
         number = -1.0 if optimizer is None else float(self._optimizer_number(optimizer))
-        fresh = _values(gradient)
+        fresh = values_of(gradient)
         squashed = math.nan
         if output is not None and self.random.random() < 0.25:
-            squashed = _squashed(_values(output), fresh)
+            squashed = squashed_loss(values_of(output), fresh)
         agreement = self._agreement(watched, optimizer, moved, fresh)
         self.backwards.append([row[13], row[0], moved, left_over, *rates, change, number, squashed, agreement])
 
@@ -646,12 +553,12 @@ class Recorder:
         if followed is None:
             trained = [p for p in module.parameters() if p.requires_grad]
             drawn = self.random.choice(trained)
-            self.followed[id(module)] = (drawn, _values(drawn))
+            self.followed[id(module)] = (drawn, values_of(drawn))
             return 0.0
         parameter, before = followed
-        now = _values(parameter)
+        now = values_of(parameter)
         self.followed[id(module)] = (parameter, now)
-        return _rms(now - before) if now.shape == before.shape else 0.0
+        return rms(now - before) if now.shape == before.shape else 0.0
 
     def _agreement(self, bias: torch.Tensor, optimizer: Optimizer | None, moved: bool, fresh: np.ndarray) -> float:
         """How the gradient that an optimizer of Adam's kind used agrees with the fresh one.
@@ -666,7 +573,7 @@ class Recorder:
         beta = next((group.get("betas") for group in optimizer.param_groups if "betas" in group), None)
         summed = fresh.sum(0)
         key, before = id(bias), self.last_mean.get(id(bias))
-        mean_now = _values(mean) if isinstance(mean, torch.Tensor) else np.zeros_like(summed)
+        mean_now = values_of(mean) if isinstance(mean, torch.Tensor) else np.zeros_like(summed)
         if not moved and before is not None:  # another pass of the same step
             self.last_mean[key] = (before[0], before[1] + summed)
             return math.nan
@@ -995,10 +902,6 @@ def _has_graph(tensor: torch.Tensor) -> bool:
         return bool(_requires_grad(tensor)) and _grad_fn(tensor) is not None
 
 
-def _rms(values: np.ndarray) -> float:
-    return math.sqrt(float(np.vdot(values, values)) / max(1, values.size))
-
-
 def _steps_taken(optimizer: Optimizer) -> int:
     """How many steps the optimizer's own state counts; 0 where it keeps no count."""
     try:
@@ -1008,76 +911,14 @@ def _steps_taken(optimizer: Optimizer) -> int:
         return 0
 
 
-def _squashed(output: np.ndarray, gradient: np.ndarray) -> float:
-    """Whether `gradient` is that of cross-entropy on softmax(output) rather than on the output itself.
-
-    Both are compared by direction, row by row, with the label that fits best, so that weights,
-    smoothing and scaling of the loss do not matter. nan where they look alike.
-    """
-    if output.ndim != 2 or output.shape != gradient.shape or output.shape[1] < 3 or not np.isfinite(output).all():
-        return math.nan
-    sizes = np.linalg.norm(gradient, axis=1)
-    rows = sizes > max(1e-12, 1e-3 * float(sizes.max(initial=0.0)))  # smaller ones are mostly rounding
-    if rows.sum() < 2:
-        return math.nan
-    output, gradient = output[rows].astype(np.float64), gradient[rows].astype(np.float64)
-    once = _softmax(output)
-    plain, squashed = [], []
-    for label in np.eye(output.shape[1]):
-        outer = _softmax(once) - label
-        plain.append(_alike(gradient, once - label))
-        squashed.append(_alike(gradient, once * (outer - (once * outer).sum(1, keepdims=True))))
-    plain_fit, squashed_fit = (float(np.max(fits, axis=0).mean()) for fits in (plain, squashed))
-    if squashed_fit > 0.99999 and plain_fit < 0.999:
-        return 1.0
-    return 0.0 if squashed_fit < 0.999 else math.nan
-
-
-def _softmax(scores: np.ndarray) -> np.ndarray:
-    powers = np.exp(scores - scores.max(1, keepdims=True))
-    return np.asarray(powers / powers.sum(1, keepdims=True))
-
-
-def _alike(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The cosine of each of their rows."""
-    sizes = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    return np.asarray((first * second).sum(1) / np.maximum(sizes, 1e-300))
-
-
 def _statistics_version(layers: list[nn.Module]) -> tuple[int, ...]:
     """How often the running statistics of each layer have been updated."""
     counters = (layer._buffers.get("num_batches_tracked") for layer in layers if layer._buffers)
     return tuple(int(c) for c in counters if isinstance(c, torch.Tensor) and c.numel() == 1)
 
 
-def _values(tensor: torch.Tensor) -> np.ndarray:
-    """A copy of the elements, none where they cannot be had. For small tensors numpy is far quicker than torch."""
-    try:
-        with torch._C.DisableTorchFunctionSubclass():
-            plain = tensor.detach()
-            exact = plain.dtype in (torch.float32, torch.float64)
-            return (plain if exact else plain.float()).cpu().numpy().copy()
-    except (RuntimeError, TypeError, NotImplementedError):
-        return np.empty(0)
-
-
 def _autocast_enabled() -> bool:
     return bool(torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"))
-
-
-def _on_simplex(tensor: torch.Tensor) -> float:
-    """Whether the rows are probabilities, perhaps scaled or shifted by a trifle: raw scores have no constant sum."""
-    values = _values(tensor)
-    if values.ndim != 2 or values.shape[1] < 2:
-        return math.nan
-    sums = values.sum(1)
-    exact = bool((values >= 0).all()) and bool((np.abs(sums - 1) < 1e-4).all())
-    if exact or len(sums) < 4:  # a few raw scores may have equal sums by chance
-        return float(exact)
-    total = float(np.abs(sums).mean())
-    spread = float(np.ptp(values, axis=0).max())  # a model that collapsed gives every row the same scores
-    constant = total > 1e-3 and float(np.ptp(sums)) < 1e-3 * min(total, spread)
-    return float(constant and float(values.min()) > -0.05 * total)
 
 
 def _describe_optimizer(optimizer: Optimizer, model: nn.Module | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from grading.probes import recorder
+from grading.probes import recorder, values
 
 
 def _gradient(scores: torch.Tensor, labels: torch.Tensor, criterion: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -35,15 +35,15 @@ def test_loss_on_softmaxed_outputs_shows_in_its_gradient(size: float, classes: i
         (lambda s, y: plain(s.softmax(1), y), 1.0),
         (lambda s, y: 3 * nn.CrossEntropyLoss(weight=weight)(s.softmax(1), y), 1.0),
     ):
-        assert recorder._squashed(*_gradient(scores, labels, criterion)) == expected
+        assert values.squashed_loss(*_gradient(scores, labels, criterion)) == expected
 
 
 def test_kind_of_loss_is_open_where_nothing_tells() -> None:
     flat, labels = torch.zeros(8, 3), torch.randint(0, 3, (8,))
-    assert math.isnan(recorder._squashed(*_gradient(flat, labels, nn.CrossEntropyLoss())))
-    assert math.isnan(recorder._squashed(np.zeros((8, 3)), np.zeros((8, 3))))
-    assert math.isnan(recorder._squashed(np.zeros((8, 2)), np.ones((8, 2))))
-    assert math.isnan(recorder._squashed(np.full((8, 3), math.nan), np.ones((8, 3))))
+    assert math.isnan(values.squashed_loss(*_gradient(flat, labels, nn.CrossEntropyLoss())))
+    assert math.isnan(values.squashed_loss(np.zeros((8, 3)), np.zeros((8, 3))))
+    assert math.isnan(values.squashed_loss(np.zeros((8, 2)), np.ones((8, 2))))
+    assert math.isnan(values.squashed_loss(np.full((8, 3), math.nan), np.ones((8, 3))))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_kind_of_loss_is_open_where_nothing_tells() -> None:
 )
 def test_probabilities_are_told_from_raw_scores(make: Any, expected: float) -> None:
     torch.manual_seed(5)
-    assert recorder._on_simplex(make(2 * torch.randn(16, 4))) == expected
+    assert values.on_simplex(make(2 * torch.randn(16, 4))) == expected
 
 
 @pytest.mark.parametrize("stashes", [False, True])

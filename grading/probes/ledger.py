@@ -1,0 +1,107 @@
+"""How the gradient that a step uses relates to the gradients of this step alone.
+
+Runs inside the sandbox, in the short run only: it hangs a hook on every parameter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+
+class GradientLedger:
+    """Keeps, per parameter, the gradient that belongs to the coming step and what was left over.
+
+    With `fresh` the sum of the gradients of all backward passes since the last step and
+    `stale` what `.grad` held when the first of them arrived, a program that clears its
+    gradients uses `a * fresh` (a < 1 under clipping or scaling), one that does not uses
+    `fresh + stale`. Gradient accumulation sums several fresh gradients and is no fault.
+    """
+
+    def __init__(self, parameters: Sequence[torch.Tensor]) -> None:
+        self.entries: list[dict[str, Any]] = []
+        for parameter in parameters:
+            entry: dict[str, Any] = {"p": parameter, "fresh": None, "stale": None, "version": parameter._version}
+            entry["handle"] = parameter.register_hook(self._on_gradient(entry))
+            self.entries.append(entry)
+        self.active = True
+        self.backwards = 0
+        self.updates_between = 0
+        self.dirty_at_backward = 0
+
+    def _on_gradient(self, entry: dict[str, Any]) -> Callable[[torch.Tensor], None]:
+        def hook(gradient: torch.Tensor) -> None:
+            if not self.active:
+                return
+            parameter = entry["p"]
+            first = entry is self.entries[0]
+            self.backwards += first
+            with torch.no_grad():
+                moved = parameter._version != entry["version"]  # by a step, or by a hand-written update
+                if entry["fresh"] is not None and not moved:
+                    entry["fresh"].add_(gradient.detach())
+                    return
+                held = parameter.grad
+                left_over = held is not None and bool(held.any())
+                entry["stale"] = held.detach().clone() if left_over else None
+                entry["fresh"] = gradient.detach().clone()
+                entry["version"] = parameter._version
+                if moved and first:
+                    self.updates_between += 1
+                    self.dirty_at_backward += left_over
+
+        return hook
+
+    def pending(self) -> bool:
+        """Whether gradients have arrived since the last comparison."""
+        return any(entry["fresh"] is not None for entry in self.entries)
+
+    def compare(self) -> tuple[float, float, float, float, float, float]:
+        """Fresh norm, stale norm, a, b, misfit and excess over all watched parameters.
+
+        Whatever clipping or scaling does, no element of the gradient used can exceed the
+        fresh one, unless something was added to it.
+        """
+        ff = fs = ss = uf = us = uu = excess = 0.0
+        with torch.no_grad():
+            for entry in self.entries:
+                fresh, stale, used = entry["fresh"], entry["stale"], entry["p"].grad
+                if fresh is None:
+                    continue
+                fresh = fresh.double().flatten()
+                used = torch.zeros_like(fresh) if used is None else used.detach().double().flatten()
+                ff += float(fresh @ fresh)
+                uf += float(used @ fresh)
+                uu += float(used @ used)
+                excess += float((used.abs() - fresh.abs()).clamp(min=0).pow(2).sum())
+                if stale is not None:
+                    stale = stale.double().flatten()
+                    fs += float(fresh @ stale)
+                    ss += float(stale @ stale)
+                    us += float(used @ stale)
+        determinant = ff * ss - fs * fs
+        if ss > 0 and ff == 0.0:
+            a, b = 0.0, us / ss  # nothing fresh: what is used can only be left over
+        elif ss > 0 and determinant > 1e-9 * ff * ss:
+            a = (uf * ss - us * fs) / determinant
+            b = (us * ff - uf * fs) / determinant
+        else:
+            a, b = (uf / ff if ff > 0 else math.nan), (math.nan if ss > 0 else 0.0)
+        residual = uu - 2 * (a * uf + b * us) + a * a * ff + 2 * a * b * fs + b * b * ss
+        misfit = math.sqrt(max(residual, 0.0) / uu) if uu > 0 else 0.0
+        relative = math.sqrt(excess / ff) if ff > 0 else (math.inf if excess > 0 else 0.0)
+        return math.sqrt(ff), math.sqrt(ss), a, b, misfit, relative
+
+    def clear(self) -> None:
+        """Forget what has arrived, as after a step."""
+        for entry in self.entries:
+            entry["fresh"] = entry["stale"] = None
+            entry["version"] = entry["p"]._version
+
+    def close(self) -> None:
+        """Take the hooks off the parameters."""
+        for entry in self.entries:
+            entry["handle"].remove()

@@ -1,0 +1,80 @@
+"""What can be read off an output, a gradient or a parameter by its numbers alone.
+
+Runs inside the sandbox, at every forward and backward pass of the submission's own run: for
+small tensors numpy is far quicker than torch, and no function of torch that the submission
+may have replaced takes part.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+
+def values_of(tensor: torch.Tensor) -> np.ndarray:
+    """A copy of the elements, none where they cannot be had. For small tensors numpy is far quicker than torch."""
+    try:
+        with torch._C.DisableTorchFunctionSubclass():
+            plain = tensor.detach()
+            exact = plain.dtype in (torch.float32, torch.float64)
+            return (plain if exact else plain.float()).cpu().numpy().copy()
+    except (RuntimeError, TypeError, NotImplementedError):
+        return np.empty(0)
+
+
+def rms(values: np.ndarray) -> float:
+    """Root mean square; 0 for no values."""
+    return math.sqrt(float(np.vdot(values, values)) / max(1, values.size))
+
+
+def on_simplex(tensor: torch.Tensor) -> float:
+    """Whether the rows are probabilities, perhaps scaled or shifted by a trifle: raw scores have no constant sum."""
+    values = values_of(tensor)
+    if values.ndim != 2 or values.shape[1] < 2:
+        return math.nan
+    sums = values.sum(1)
+    exact = bool((values >= 0).all()) and bool((np.abs(sums - 1) < 1e-4).all())
+    if exact or len(sums) < 4:  # a few raw scores may have equal sums by chance
+        return float(exact)
+    total = float(np.abs(sums).mean())
+    spread = float(np.ptp(values, axis=0).max())  # a model that collapsed gives every row the same scores
+    constant = total > 1e-3 and float(np.ptp(sums)) < 1e-3 * min(total, spread)
+    return float(constant and float(values.min()) > -0.05 * total)
+
+
+def squashed_loss(output: np.ndarray, gradient: np.ndarray) -> float:
+    """Whether `gradient` is that of cross-entropy on softmax(output) rather than on the output itself.
+
+    Both are compared by direction, row by row, with the label that fits best, so that weights,
+    smoothing and scaling of the loss do not matter. nan where they look alike.
+    """
+    if output.ndim != 2 or output.shape != gradient.shape or output.shape[1] < 3 or not np.isfinite(output).all():
+        return math.nan
+    sizes = np.linalg.norm(gradient, axis=1)
+    rows = sizes > max(1e-12, 1e-3 * float(sizes.max(initial=0.0)))  # smaller ones are mostly rounding
+    if rows.sum() < 2:
+        return math.nan
+    output, gradient = output[rows].astype(np.float64), gradient[rows].astype(np.float64)
+    once = _softmax(output)
+    plain, squashed = [], []
+    for label in np.eye(output.shape[1]):
+        outer = _softmax(once) - label
+        plain.append(_alike(gradient, once - label))
+        squashed.append(_alike(gradient, once * (outer - (once * outer).sum(1, keepdims=True))))
+    plain_fit, squashed_fit = (float(np.max(fits, axis=0).mean()) for fits in (plain, squashed))
+    if squashed_fit > 0.99999 and plain_fit < 0.999:
+        return 1.0
+    return 0.0 if squashed_fit < 0.999 else math.nan
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    powers = np.exp(scores - scores.max(1, keepdims=True))
+    return np.asarray(powers / powers.sum(1, keepdims=True))
+
+
+def _alike(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The cosine of each of their rows."""
+    sizes = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return np.asarray((first * second).sum(1) / np.maximum(sizes, 1e-300))
