@@ -100,7 +100,7 @@ def test_every_field_is_a_setting_with_the_same_default(kind):
     prefix = {PoolConfig: "pool_", RunnerConfig: "runner_", Limits: "runner_max_"}[kind]
     defaults = MAXIMA if kind is Limits else kind()
     not_alike = {"max_size", "warming", "capacity", "jobs", "queue_per_peer"}  # sized to the host, or named otherwise
-    not_alike |= {"socket", "maxima", "image", "runtime", "docker_host", "gpus", "pool", "standing"}
+    not_alike |= {"socket", "maxima", "image", "runtime", "docker_host", "gpus", "pool", "standing", "required"}
     for field in dataclasses.fields(kind):
         if field.name not in not_alike:
             assert Settings.model_fields[prefix + field.name].default == getattr(defaults, field.name), field.name
