@@ -527,7 +527,14 @@ MUTANTS: tuple[Mutant, ...] = (
     _edit("losses that stay above zero tolerated", "_unsquashed", ("and reaches_zero, flat", "and True, flat")),
     _edit("guards against overflow refused", "_unsquashed", ("return len(linear) >= 2 and", "return False and")),
     _edit("validation curve ignored", "_softmax", ('("validation", (4,))', '("validation", ())')),
-    _edit("training curve ignored", "_softmax", ('("training", (3, 2))', '("training", (4,))')),
+    # A loss that softmaxes the outputs shows in the full run, too.
+    Mutant(
+        "training curve ignored",
+        (
+            (judge, "_softmax", edited(('("training", (3, 2))', '("training", (4,))'))),
+            (trace.Backwards, "squashed_share", answering(None)),
+        ),
+    ),
     # Gradients
     _edit("trajectories not compared", "_zero_grad_call", ("< 1e-4", "< -1.0")),
     _edit("trajectories compared loosely", "_zero_grad_call", ("< 1e-4", "< 1e4")),

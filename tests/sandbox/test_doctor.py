@@ -385,7 +385,7 @@ def test_a_process_in_the_sandbox_is_nobody_on_the_host(on_remapped: str) -> Non
 def _users_on_the_host(client: Any, container_id: str) -> set[tuple[str, ...]]:
     """The real, effective, saved and file-system user of every Python process of a container."""
     try:
-        pids = [row[1] for row in client.top(container_id)["Processes"]]
+        pids = [row[1] for row in client.top(container_id)["Processes"] or ()]  # None while it starts
         texts = [Path(f"/proc/{pid}/status").read_text().splitlines() for pid in pids]
     except (docker.errors.APIError, OSError):
         return set()  # just ended, or not begun

@@ -7,6 +7,7 @@ for what an Engine in use cannot be put through. It needs root, as starting an E
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -33,6 +35,9 @@ from sandbox.runner import RunnerConfig
 from sandbox.spec import Job, Limits, RunResult, RunStatus, SandboxUnavailable, Step
 
 pytestmark = [
+    # docker-py drops the socket, unclosed, with which it could not connect; nothing but an absent Engine shows it.
+    pytest.mark.filterwarnings("ignore:unclosed .*Socket.*family=1:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.docker,
     pytest.mark.slow,
     pytest.mark.timeout(900),
@@ -75,6 +80,15 @@ def containers(engine: Any, pid: int | None = None) -> list[Any]:
 
 def is_good(result: RunResult) -> bool:
     return [step.status for step in result.steps] == [RunStatus.OK]
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """What docker-py dropped in a test is collected in it, not in whatever test comes later."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture
