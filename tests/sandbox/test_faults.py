@@ -35,9 +35,6 @@ from sandbox.runner import RunnerConfig
 from sandbox.spec import Job, Limits, RunResult, RunStatus, SandboxUnavailable, Step
 
 pytestmark = [
-    # docker-py drops the socket, unclosed, with which it could not connect; nothing but an absent Engine shows it.
-    pytest.mark.filterwarnings("ignore:unclosed .*Socket.*family=1:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.docker,
     pytest.mark.slow,
     pytest.mark.timeout(900),
