@@ -195,20 +195,7 @@ class Recorder:
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if recorder.depth or not _has_parameters(module):
                 return original(module, *args, **kwargs)
-            recorder._read_stack()
-            recorder._begin(module)
-            recorder.depth = 1
-            try:
-                if recorder.context == "validate" and _grad_mode():
-                    with _Saved() as saved:  # a graph may be built and cut off before the output shows it
-                        output = original(module, *args, **kwargs)
-                    recorder.saved = saved.count
-                else:
-                    output = original(module, *args, **kwargs)
-            finally:
-                recorder.depth = 0
-            recorder._end(module, args, kwargs, output, type(module).forward)
-            return output
+            return recorder._watched(original, module, args, kwargs, type(module).forward)
 
         self._replace(nn.Module, "__call__", call)
 
@@ -328,16 +315,7 @@ class Recorder:
 
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if recorder.depth == 0 and _has_parameters(module):
-                recorder._begin(module)
-                recorder.depth += 1
-                try:
-                    output = forward(module, *args, **kwargs)
-                finally:
-                    recorder.depth -= 1
-                if not recorder.thorough:
-                    recorder._read_stack()
-                recorder._end(module, args, kwargs, output, forward)
-                return output
+                return recorder._watched(forward, module, args, kwargs, forward)
             recorder.depth += 1
             try:
                 return forward(module, *args, **kwargs)
@@ -415,6 +393,26 @@ class Recorder:
             if type(module) in self.watched_classes:
                 # Its own `forward` is watched from here on; hooks on every layer would only cost.
                 self._drop_global_hooks()
+
+    def _watched(
+        self, run: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any, forward: Callable[..., Any]
+    ) -> Any:
+        """One outermost forward pass, by `run`, from `_begin` to `_end`; the model may be called or its `forward`."""
+        if not self.thorough:
+            self._read_stack()
+        self._begin(module)
+        self.depth += 1
+        try:
+            if not self.thorough and self.context == "validate" and _grad_mode():
+                with _Saved() as saved:  # a graph may be built and cut off before the output shows it
+                    output = run(module, *args, **kwargs)
+                self.saved = saved.count
+            else:
+                output = run(module, *args, **kwargs)
+        finally:
+            self.depth -= 1
+        self._end(module, args, kwargs, output, forward)
+        return output
 
     def _begin(self, module: nn.Module) -> None:
         if self.stop_after_forwards is not None and len(self.forwards) >= self.stop_after_forwards:

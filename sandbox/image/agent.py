@@ -180,11 +180,6 @@ def receive_raw(fd: int) -> tuple[Json, bytes, Sequence[bytes]]:
     return json.loads(text), payload, (head, text, payload)
 
 
-def receive_frame(fd: int) -> tuple[Json, bytes]:
-    """The next frame's header and payload; see `receive_raw`."""
-    return receive_raw(fd)[:2]
-
-
 def _exactly(fd: int, size: int) -> bytes:
     data = bytearray(size)
     view, filled = memoryview(data), 0
@@ -814,7 +809,8 @@ class Spare:
             try:
                 for fd in (self._gate_write, wire.read_fd, wire.write_fd):
                     os.close(fd)
-                job = parse_job(*receive_frame(gate_read), stock)
+                header, payload, _ = receive_raw(gate_read)
+                job = parse_job(header, payload, stock)
                 evidence_at = become_candidate(
                     job.steps[0], job.limits, ground.work_dir, self._output_write, self._evidence_write
                 )
