@@ -245,19 +245,26 @@ class Table:
         """Forwards that a backward pass went through."""
         return self.forwards[self.column(self.forwards, "trained") > 0]
 
+    def within(self, context: str) -> Matrix:
+        """Forwards inside `train_one_epoch` ("train") or `validate` ("validate")."""
+        return np.asarray(self.forwards[self.column(self.forwards, "context") == CONTEXTS[context]])
+
+    def calls_of(self, context: str) -> int:
+        """How many calls of `train_one_epoch` or `validate` had a forward in them."""
+        return len(set(self.column(self.within(context), "call")))
+
     def validation_forwards(self) -> Matrix:
         """Forwards inside `validate`; where that was never called, those after the first training
         that no backward pass went through and that are not part of training.
         """
         context = self.column(self.forwards, "context")
-        inside: Matrix = self.forwards[context == CONTEXTS["validate"]]
+        inside = self.within("validate")
         trained = self.column(self.forwards, "trained") > 0
         if len(inside) or not trained.any():
             return inside
         later = np.arange(len(trained)) > int(np.argmax(trained))
         measured: Matrix = self.forwards[later & ~trained & (context != CONTEXTS["train"])]
-        training_calls = set(self.column(self.forwards, "call")[context == CONTEXTS["train"]])
-        return measured if len(measured) >= len(training_calls) else inside  # fewer are no measuring of each epoch
+        return measured if len(measured) >= self.calls_of("train") else inside  # fewer are no measuring of each epoch
 
     def in_train_mode(self, forwards: Matrix) -> NDArray[np.bool_]:
         """Which forwards ran with a mode-dependent layer in train mode, by flag or by effect."""
