@@ -1,0 +1,20 @@
+"""Names of rows: a prefix that says what it is, then 26 characters that sort by the time they were made."""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
+_RANDOM_BITS = 80
+_LENGTH = 26  # 130 bits in steps of five hold 48 bits of milliseconds and the random ones
+
+SUBMISSION, COHORT, KEY, ENDPOINT, MESSAGE, INTEGRATION, REPORT = "sub", "coh", "key", "whe", "msg", "int", "rep"
+
+
+def new_id(prefix: str, now_us: int | None = None) -> str:
+    """A new name such as `sub_01jd…`: unique without asking anyone, sorted by the millisecond it was made in."""
+    now_ms = (time.time_ns() // 1000 if now_us is None else now_us) // 1000
+    number = now_ms << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
+    digits = (_ALPHABET[number >> shift & 31] for shift in range(5 * (_LENGTH - 1), -1, -5))
+    return f"{prefix}_{''.join(digits)}"
