@@ -14,10 +14,9 @@ from typing import Any
 
 from grading.verdict import Report
 from services.store.errors import BadCursor, Conflict, NotFound, StoreUnavailable
+from services.store.events import COHORT_FINISHED, ENDPOINT_PING, EVENT_TYPES
 from services.store.ids import new_id
 from services.store.records import (
-    EVENT_TYPES,
-    PING,
     SCOPES,
     SETTLED,
     UNDER_WAY,
@@ -58,7 +57,6 @@ from services.store.records import (
     Swept,
     VerdictChange,
     WebhookMessage,
-    iso,
 )
 
 BodyOf = Callable[[str, Submission, Report | None], str]
@@ -76,7 +74,6 @@ class Store:
         *,
         clock: Callable[[], int] | None = None,
         body_of: BodyOf | None = None,
-        public_url: str = "",
         max_attempts: int = 5,
         busy_timeout_s: float = 30.0,
         pool_size: int = 5,
@@ -84,8 +81,7 @@ class Store:
         """A store on `url`, such as sqlite:////var/lib/assay/assay.db or postgresql://user@host/name.
 
         Connects when first used. `clock` gives microseconds since 1970; `body_of(event_type,
-        submission, report)` writes what webhooks carry, by default events.submission_body with links
-        under `public_url`. `busy_timeout_s` is how long to wait for a lock or a free connection, of
+        submission, report)` writes what webhooks carry, by default events.body_of. `busy_timeout_s` is how long to wait for a lock or a free connection, of
         which there are at most `pool_size` (per process). Raises ValueError for another kind of URL.
         """
         raise NotImplementedError
@@ -353,7 +349,7 @@ class Store:
         raise NotImplementedError
 
     def ping_endpoint(self, endpoint_id: str, *, actor: str = "system") -> WebhookMessage:
-        """Queue a message of type `ping`. Raises NotFound, Conflict when disabled."""
+        """Queue a message of type ENDPOINT_PING. Raises NotFound, Conflict when disabled."""
         raise NotImplementedError
 
     def due_messages(self, limit: int, lease_s: float, *, message_id: str | None = None) -> list[DueMessage]:
@@ -456,8 +452,9 @@ class Store:
 
 
 __all__ = [
+    "COHORT_FINISHED",
+    "ENDPOINT_PING",
     "EVENT_TYPES",
-    "PING",
     "SCOPES",
     "SETTLED",
     "UNDER_WAY",
@@ -504,6 +501,5 @@ __all__ = [
     "Swept",
     "VerdictChange",
     "WebhookMessage",
-    "iso",
     "new_id",
 ]

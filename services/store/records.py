@@ -5,10 +5,9 @@ Times end in `_us` and are microseconds since 1970 in UTC; durations end in `_s`
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 SubmissionState = Literal["queued", "running", "graded", "invalid", "dead", "cancelled", "erased"]
 Queue = Literal["interactive", "cohort"]
@@ -20,16 +19,8 @@ Scope = Literal["submit", "read", "manage"]
 UNDER_WAY: tuple[SubmissionState, ...] = ("queued", "running")
 SETTLED: tuple[SubmissionState, ...] = ("graded", "invalid", "dead", "cancelled", "erased")
 SCOPES: tuple[Scope, ...] = ("submit", "read", "manage")
-EVENT_TYPES = ("submission.graded", "submission.invalid", "submission.dead", "cohort.finished")
-PING = "ping"
 
 T = TypeVar("T")
-
-
-def iso(at_us: int) -> str:
-    """A time for readers outside: ISO 8601 in UTC, microseconds."""
-    moment = datetime.datetime.fromtimestamp(at_us // 1_000_000, datetime.UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{at_us % 1_000_000:06d}Z"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +31,12 @@ class Page(Generic[T]):
     next_cursor: str | None  # opaque; None after the last item
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(TypedDict, total=False):
     """Who handed it in, as far as the client told; erased on request."""
 
-    external_id: str | None = None
-    name: str | None = None
-    email: str | None = None
+    external_id: str
+    name: str
+    email: str
 
 
 @dataclass(frozen=True, slots=True)
