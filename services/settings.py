@@ -163,6 +163,47 @@ class Settings(BaseSettings):
     pool_teardowns: int = _pool("teardowns", "Removals under way before a run does its own.", ge=0)
     pool_reap_interval_s: float = _pool("reap_interval_s", "How often abandoned containers are looked for.", gt=0)
 
+    api_host: str = Field(default="127.0.0.1", description="Address that the API listens on.")
+    api_port: int = Field(default=8000, ge=0, le=65_535, description="Port of the API; 0 takes a free one.")
+    public_url: str = Field(
+        default="",
+        description="Address under which others reach the API, such as https://assay.example; goes before links.",
+        json_schema_extra={"shown_default": "none, links are paths"},
+    )
+    api_max_request_bytes: int = Field(
+        default=256 << 20, gt=0, description="Largest request of all: a cohort's zip, form or JSON lines."
+    )
+    api_max_submission_request_bytes: int = Field(
+        default=4 << 20, gt=0, description="Largest request with one submission; JSON may need twice its size or more."
+    )
+    api_max_json_bytes: int = Field(default=256 << 10, gt=0, description="Largest other request.")
+    api_max_archive_directory_bytes: int = Field(
+        default=4 << 20, gt=0, description="Largest list of members of a zip that comes over the network."
+    )
+    api_rate_limit: str = Field(
+        default="600/minute", description="Requests of one API key or integration; several limits are parted by ;."
+    )
+    api_anonymous_rate_limit: str = Field(
+        default="120/minute", description="Requests without a valid key from one address."
+    )
+    api_backlog_limit: int = Field(
+        default=20_000, gt=0, description="Submissions that may wait; more are told 429 with Retry-After."
+    )
+    api_backlog_retry_s: float = Field(default=30.0, gt=0, description="What Retry-After says then.")
+    api_trusted_proxies: int = Field(
+        default=0, ge=0, le=10, description="Reverse proxies in front, whose X-Forwarded-For and -Proto are believed."
+    )
+    api_metrics_public: bool = Field(
+        default=False, description="Let /metrics be read without a key; else it takes one with the scope read."
+    )
+    idempotency_ttl_s: float = Field(default=86_400.0, gt=0, description="How long an Idempotency-Key is remembered.")
+    sse_heartbeat_s: float = Field(default=15.0, gt=0, description="Longest silence of an event stream.")
+    sse_poll_s: float = Field(default=0.5, gt=0, description="How often an event stream looks for news.")
+    sse_max_s: float = Field(
+        default=600.0, gt=0, description="An event stream ends after this long; clients come back by themselves."
+    )
+    sse_max_streams: int = Field(default=32, gt=0, description="Event streams of one API process at a time.")
+
     runner_socket: Path = Field(default=DEFAULT_SOCKET, description="Unix socket of the runner.")
     runner_group: str = Field(
         default="",
@@ -182,6 +223,62 @@ class Settings(BaseSettings):
     runner_send_time_s: float = _runner("send_time_s", "Until a client must have taken a frame of its result.", gt=0)
     runner_queue_time_s: float = _runner("queue_time_s", "How long a job waits for its turn in a runner.", gt=0)
     runner_grace_s: float = _runner("grace_s", "How long a runner that is told to stop waits for what runs.", gt=0)
+
+    redis_url: str = Field(
+        default="",
+        repr=False,  # may hold a password
+        description="Queue of the service, such as redis://host:6379/0.",
+        json_schema_extra={"shown_default": "the Redis that `assay serve` runs, a unix socket under state_dir"},
+    )
+    allow_process_sandbox: bool = Field(
+        default=False,
+        description="Development only: let workers grade in plain processes, which hold nobody. Never for "
+        "strangers' code.",
+    )
+    lease_s: float = Field(
+        default=60.0, gt=0, description="How long a worker owns a submission after its last sign of life."
+    )
+    heartbeat_s: float = Field(default=15.0, gt=0, description="How often a worker gives one; well below lease_s.")
+    grade_limit_s: float = Field(
+        default=900.0, gt=0, description="A grading that took this long, controls included, loses its lease."
+    )
+    max_attempts: int = Field(
+        default=5, gt=0, description="After so many failures of the infrastructure a submission is dead, unscored."
+    )
+    retry_base_s: float = Field(default=5.0, gt=0, description="Pause before a second attempt; doubles each time.")
+    retry_max_s: float = Field(default=300.0, gt=0, description="Longest such pause.")
+    relay_poll_s: float = Field(default=0.2, gt=0, description="How often the relay looks for what is to be queued.")
+    relay_batch: int = Field(default=100, gt=0, description="Most hints that the relay takes at a time.")
+    sweep_every_s: float = Field(default=10.0, gt=0, description="How often the sweeper looks for what got stuck.")
+    stale_queued_s: float = Field(
+        default=60.0, gt=0, description="A waiting submission whose hint is this old is hinted again."
+    )
+    deliver_every_s: float = Field(default=1.0, gt=0, description="How often the sweeper has due webhooks sent.")
+    worker_interactive_slots: int = Field(
+        default=1, gt=0, le=256, description="Gradings at a time of single submissions in `assay serve`."
+    )
+    worker_cohort_slots: int = Field(
+        default=1, gt=0, le=256, description="Gradings at a time of cohorts' submissions in `assay serve`."
+    )
+    worker_webhook_slots: int = Field(
+        default=4, gt=0, le=256, description="Webhooks on their way at a time in one worker process."
+    )
+    worker_sandbox_wait_s: float = Field(
+        default=30.0,
+        ge=0,
+        description="How long a worker whose sandbox does not answer holds a hint before it leaves it to others.",
+    )
+    store_patience_s: float = Field(
+        default=300.0, ge=0, description="How long a worker with a result waits for a database that does not answer."
+    )
+    soft_stop_s: float = Field(
+        default=60.0, ge=0, description="How long a worker that is told to stop lets a running grading go on."
+    )
+    broker_timeout_s: float = Field(default=5.0, gt=0, description="How long the queue may take to answer.")
+    restart_pause_s: float = Field(
+        default=0.5, gt=0, description="Pause before `assay serve` restarts a process that ended; doubles each time."
+    )
+    restart_pause_max_s: float = Field(default=30.0, gt=0, description="Longest such pause.")
 
     runner_max_wall_time_s: float = _most("wall_time_s", "wall time of a job")
     runner_max_start_time_s: float = _most("start_time_s", "wall time until a sandbox is ready")
