@@ -224,6 +224,15 @@ class Settings(BaseSettings):
     runner_queue_time_s: float = _runner("queue_time_s", "How long a job waits for its turn in a runner.", gt=0)
     runner_grace_s: float = _runner("grace_s", "How long a runner that is told to stop waits for what runs.", gt=0)
 
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="From which level on the service logs, one JSON object per line on stderr."
+    )
+    database_url: str = Field(
+        default="",
+        repr=False,  # may hold a password
+        description="Database of the service: postgresql://user@host/name or sqlite:////absolute/path.",
+        json_schema_extra={"shown_default": "sqlite, the file assay.db in state_dir"},
+    )
     redis_url: str = Field(
         default="",
         repr=False,  # may hold a password
@@ -280,6 +289,32 @@ class Settings(BaseSettings):
     )
     restart_pause_max_s: float = Field(default=30.0, gt=0, description="Longest such pause.")
 
+    webhook_timeout_s: float = Field(
+        default=20.0, gt=0, description="How long one webhook may take, from the name's resolution to the answer."
+    )
+    webhook_schedule_s: str = Field(
+        default="0,5,300,1800,7200,18000,36000,50400,72000,86400",
+        pattern=r"^\d{1,7}(,\d{1,7}){0,49}$",
+        description="Pause before each attempt to deliver a webhook, the first included; it is dead after the last.",
+    )
+    webhook_jitter: float = Field(
+        default=0.2, ge=0, le=1, description="Up to this share of such a pause is added to it by chance."
+    )
+    webhook_retry_after_max_s: float = Field(
+        default=86_400.0, ge=0, description="Longest wait that a receiver may ask for with Retry-After."
+    )
+    webhook_max_response_bytes: int = Field(
+        default=2048, ge=0, description="How much of a receiver's answer is read, for the delivery log."
+    )
+    webhook_tolerance_s: float = Field(
+        default=300.0, gt=0, description="How far the time of an inbound webhook may be from now, either way."
+    )
+    webhook_allow_private: bool = Field(
+        default=False,
+        description="Development only: let webhooks go to private addresses and over plain http. The API takes "
+        "such addresses from its clients, so this opens the network to them.",
+    )
+
     runner_max_wall_time_s: float = _most("wall_time_s", "wall time of a job")
     runner_max_start_time_s: float = _most("start_time_s", "wall time until a sandbox is ready")
     runner_max_memory_bytes: int = _most("memory_bytes", "memory of a sandbox")
@@ -322,9 +357,17 @@ class Settings(BaseSettings):
         """The devices that sandboxes may have, one each."""
         return _names(self.gpu)
 
+    def store_url(self) -> str:
+        """The database: what the operator chose, else a file in `state_dir`."""
+        return self.database_url or f"sqlite:///{self.state_dir.absolute() / 'assay.db'}"
+
     def required_checks(self) -> tuple[str, ...]:
         """The names of the checks that the operator made a must."""
         return _names(self.require)
+
+    def webhook_delays_s(self) -> tuple[float, ...]:
+        """`webhook_schedule_s` as numbers."""
+        return tuple(map(float, self.webhook_schedule_s.split(",")))
 
     def chosen_limits(self) -> dict[str, Any]:
         """The limits that the operator set, by their names in `Limits`.
