@@ -165,6 +165,15 @@ class Settings(BaseSettings):
 
     api_host: str = Field(default="127.0.0.1", description="Address that the API listens on.")
     api_port: int = Field(default=8000, ge=0, le=65_535, description="Port of the API; 0 takes a free one.")
+    api_workers: int = Field(
+        default=1,
+        gt=0,
+        le=64,
+        description="Processes of `assay api`. With several, PROMETHEUS_MULTIPROC_DIR must name an empty folder.",
+    )
+    api_threads: int = Field(
+        default=48, gt=0, le=512, description="Requests of one such process at a time; an event stream takes one."
+    )
     public_url: str = Field(
         default="",
         description="Address under which others reach the API, such as https://assay.example; goes before links.",
