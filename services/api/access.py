@@ -1,0 +1,143 @@
+"""Who may do what, and how much of it: keys, scopes, rate limits, sizes, backlog.
+
+Three steps before a route runs, in this order: what the request claims (its size and its key), the
+rate limit of that key, or of the address where there is none, and only then a refusal. So guessing
+keys is limited like everything else. A route that declared nothing is refused.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+
+from flask import Flask, g, request
+from flask_limiter import Limiter, RequestLimit
+from structlog.contextvars import bind_contextvars
+
+from services.api.problems import ApiProblem, retry_after
+from services.api.routing import EVERYBODY, INTEGRATION, Operation
+from services.api.service import Service, here
+from services.store import ApiKey, StoreUnavailable
+
+_BEARER = re.compile(r"(?i:bearer) +([\x21-\x7e]{1,200}) *")
+_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="assay"'}
+
+
+def install(app: Flask, service: Service) -> None:
+    """Put the three steps in front of every route of `app`."""
+    app.before_request(_size_up)
+    app.before_request(_identify)
+    storage = service.settings.redis_url or "memory://"
+    limiter = Limiter(
+        _principal,
+        application_limits=[_limit],
+        storage_uri=storage,
+        headers_enabled=True,
+        # Limits protect; where Redis is away they go on in this process rather than refuse everybody.
+        in_memory_fallback_enabled=storage != "memory://",
+        on_breach=_too_many,
+        key_prefix="assay-api",
+    )
+    limiter.request_filter(_is_unlimited)
+    limiter.init_app(app)  # adds its own before_request between the others
+    app.before_request(_admit)
+
+
+def _operation() -> Operation | None:
+    return here().operations.get(request.endpoint or "")
+
+
+def _size_up() -> None:
+    """Refuse by what the headers say, before anything of the body is read; bound the rest."""
+    operation = _operation()
+    settings = here().settings
+    most = {
+        "json": settings.api_max_json_bytes,
+        "submission": settings.api_max_submission_request_bytes,
+        "cohort": settings.api_max_request_bytes,
+    }[operation.size if operation else "json"]
+    request.max_content_length = most  # Werkzeug counts what really comes
+    request.max_form_memory_size = min(most, settings.api_max_submission_request_bytes)
+    request.max_form_parts = settings.max_batch_files + 20
+    if (request.content_length or 0) > most:
+        raise ApiProblem(413, f"At most {most:,} bytes are taken here.", "too-large", headers={"Connection": "close"})
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise ApiProblem(415, "Compressed bodies are not taken.", "content-encoding")
+    if "Transfer-Encoding" in request.headers and not request.environ.get("wsgi.input_terminated"):
+        raise ApiProblem(411, "Send a Content-Length.", "length-required")
+
+
+def _identify() -> None:
+    g.key = None
+    operation = _operation()
+    if operation is not None and operation.access == INTEGRATION:
+        return  # its Authorization is the integration's own
+    given = request.headers.get("Authorization", "")
+    match = _BEARER.fullmatch(given)
+    if match is None or not match[1].startswith("assay_"):
+        return
+    try:
+        found = here().store.authenticate(match[1])
+    except StoreUnavailable:
+        if operation is None or operation.access != EVERYBODY:
+            raise
+        return  # /healthz and /readyz answer all the same
+    g.key = found
+    if found is not None:
+        bind_contextvars(key=found.id)
+
+
+def _principal() -> str:
+    key: ApiKey | None = g.get("key")
+    if key is not None:
+        return key.id
+    operation = _operation()
+    if operation is not None and operation.access == INTEGRATION:
+        return f"hook:{(request.view_args or {}).get('integration', '')}"
+    return f"address:{request.remote_addr}"
+
+
+def _limit() -> str:
+    settings = here().settings
+    return settings.api_anonymous_rate_limit if _principal().startswith("address:") else settings.api_rate_limit
+
+
+def _is_unlimited() -> bool:
+    operation = _operation()
+    return operation is not None and operation.access == EVERYBODY
+
+
+def _too_many(limit: RequestLimit) -> None:
+    here().metrics.refused.labels("rate").inc()
+    wait = retry_after(limit.reset_at - time.time())
+    raise ApiProblem(429, f"More than {limit.limit} requests; come back later.", "rate-limit", headers=wait)
+
+
+def _admit() -> None:
+    operation = _operation()
+    if request.endpoint is None or (operation is not None and not operation.access.scopes):
+        return  # no such address, which the router tells, or open to whom it says
+    if operation is None:
+        raise ApiProblem(404, "There is nothing at this address.")
+    key: ApiKey | None = g.key
+    if key is None:
+        here().metrics.refused.labels("key").inc()
+        problem = "Send a valid API key: Authorization: Bearer assay_…"
+        raise ApiProblem(401, problem, "key", headers=_CHALLENGE)
+    if operation.access.scopes.isdisjoint(key.scopes):
+        here().metrics.refused.labels("scope").inc()
+        wanted = " or ".join(sorted(operation.access.scopes))
+        raise ApiProblem(403, f"This needs a key with the scope {wanted}.", "scope")
+
+
+def require_room(count: int = 1) -> None:
+    """Refuse new submissions while too many wait, before they are read.
+
+    Raises:
+        ApiProblem: 429 with Retry-After.
+    """
+    settings = here().settings
+    if here().store.waiting() + count > settings.api_backlog_limit:
+        here().metrics.refused.labels("backlog").inc()
+        wait = retry_after(settings.api_backlog_retry_s)
+        raise ApiProblem(429, "Too many submissions wait already; come back later.", "backlog", headers=wait)
