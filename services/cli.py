@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -185,8 +186,29 @@ class LimitedSandbox:
         return f"{inner} {sorted(self._limits.items())}"
 
 
+# The service's commands by module: their libraries take a while to import, and `assay grade` needs none of them.
+_SERVICE = {
+    "serve": "services.commands.serve",
+    "api": "services.commands.serve",
+    "worker": "services.commands.work",
+    "relay": "services.commands.work",
+    "sweeper": "services.commands.work",
+}
+
+
 class _Assay(click.Group):
-    """Turns every error into two lines and an exit code."""
+    """Turns every error into two lines and an exit code; imports the service's commands when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, in the order of the alphabet."""
+        return sorted([*super().list_commands(ctx), *_SERVICE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """One command."""
+        if cmd_name not in _SERVICE:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(importlib.import_module(_SERVICE[cmd_name]), cmd_name)
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command asked for."""

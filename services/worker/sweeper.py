@@ -1,0 +1,48 @@
+"""Brings back what got stuck, and has webhooks that are due sent."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from services.logs import logger
+from services.settings import Settings
+from services.store import Store
+from services.worker.loops import go_round
+from services.worker.queue import Hints
+
+log = logger("sweeper")
+
+_PRUNE_EVERY_S = 3600.0
+
+
+class Sweeper:
+    """One turn does what is due of: sweeping, pruning, a hint for the webhooks."""
+
+    def __init__(self, store: Store, hints: Hints, settings: Settings) -> None:
+        self._store, self._hints, self._settings = store, hints, settings
+        self._sweep_at = self._prune_at = 0.0
+
+    def turn(self) -> bool:
+        """Nothing is ever left for a turn at once. Raises StoreUnavailable, QUEUE_TROUBLE."""
+        now = time.monotonic()
+        if now >= self._sweep_at:
+            self.sweep()
+            self._sweep_at = now + self._settings.sweep_every_s
+        if now >= self._prune_at:
+            self._store.prune(idempotency_s=self._settings.idempotency_ttl_s)
+            self._prune_at = now + _PRUNE_EVERY_S
+        self._hints.deliver()
+        return False
+
+    def sweep(self) -> None:
+        """Bring back what dead workers held, and hint again what waits too long."""
+        swept = self._store.sweep(stale_s=self._settings.stale_queued_s)
+        if swept.requeued or swept.expired or swept.dead:
+            log.info("swept", requeued=swept.requeued, expired=swept.expired, dead=swept.dead)
+
+
+def run(store: Store, hints: Hints, settings: Settings, stop: threading.Event) -> None:
+    """Sweep until told to stop."""
+    turn = Sweeper(store, hints, settings).turn
+    go_round("sweeper", turn, min(settings.deliver_every_s, settings.sweep_every_s), stop)
