@@ -1,0 +1,186 @@
+"""Cohorts: submissions that came in together, their progress, export and regrade."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from services.store import machine
+from services.store.audit import append
+from services.store.errors import Conflict
+from services.store.ids import COHORT, new_id
+from services.store.part import Part, page
+from services.store.records import (
+    UNDER_WAY,
+    Cohort,
+    CohortDiff,
+    CohortRow,
+    Page,
+    Submission,
+    SubmissionState,
+    VerdictChange,
+)
+from services.store.tables import CohortTable, ReportRow, SubmissionRow
+
+_BATCH = 100  # submissions with their reports that are in memory at a time
+
+
+class CohortPart(Part):
+    """Submissions that came in together."""
+
+    def create_cohort(
+        self, name: str, challenge: str, *, api_key_id: str | None = None, actor: str | None = None
+    ) -> Cohort:
+        """A cohort without submissions yet."""
+        with self._database.write() as session:
+            now_us = self._clock()
+            cohort = Cohort(
+                id=new_id(COHORT, now_us),
+                name=name,
+                challenge=challenge,
+                state="open",
+                created_us=now_us,
+                finished_us=None,
+                api_key_id=api_key_id,
+                generation=0,
+            )
+            values = {column: getattr(cohort, column) for column in Cohort.__dataclass_fields__}
+            session.execute(insert(CohortTable).values(values))
+            who = actor or api_key_id or "system"
+            append(self._database, session, now_us, who, "cohort.create", cohort.id, {"challenge": challenge})
+        return cohort
+
+    def cohort(self, cohort_id: str) -> Cohort | None:
+        """One cohort."""
+        with self._database.read() as session:
+            row = session.get(CohortTable, cohort_id)
+            return None if row is None else _record(row)
+
+    def list_cohorts(self, cursor: str | None = None, limit: int = 50) -> Page[Cohort]:
+        """Cohorts, newest first. Raises BadCursor."""
+        with self._database.read() as session:
+            return page(session, select(CohortTable), CohortTable.id, cursor, limit, _record)
+
+    def cohort_progress(self, cohort_id: str) -> dict[SubmissionState, int]:
+        """How many submissions are in each state; states without any are left out."""
+        with self._database.read() as session:
+            return machine.cohort_counts(session, cohort_id)
+
+    def cohort_rows(self, cohort_id: str) -> Iterator[CohortRow]:
+        """All submissions with their reports in the order they came, read in small parts."""
+        for submissions, reports in self._parts(cohort_id):
+            for submission in submissions:
+                known = reports.get(submission.id)
+                yield CohortRow(submission, known[-1][1] if known else None)
+
+    def cohort_diff(self, cohort_id: str) -> list[CohortDiff]:
+        """The newest report of each submission beside the one before it, where it has two."""
+        return [
+            _difference(submission, *reports[submission.id][-2:])
+            for submissions, reports in self._parts(cohort_id)
+            for submission in submissions
+            if len(reports.get(submission.id, ())) > 1
+        ]
+
+    def _parts(
+        self, cohort_id: str
+    ) -> Iterator[tuple[list[Submission], Mapping[str, list[tuple[int, dict[str, Any]]]]]]:
+        """The cohort part by part: submissions by id, and their reports by generation."""
+        after = ""
+        while True:
+            found = select(SubmissionRow).where(SubmissionRow.cohort_id == cohort_id, SubmissionRow.id > after)
+            with self._database.read() as session:
+                rows = session.scalars(found.order_by(SubmissionRow.id).limit(_BATCH)).all()
+                submissions = [machine.record(row) for row in rows]
+                reports = _reports(session, [row.id for row in rows])
+            if not submissions:
+                return
+            yield submissions, reports
+            after = submissions[-1].id
+
+    def regrade_cohort(self, cohort_id: str, *, actor: str = "system") -> int:
+        """Grade all graded and invalid submissions anew; how many. Raises NotFound, Conflict if cancelled."""
+        with self._database.write() as session:
+            now_us = self._clock()
+            cohort = machine.locked_cohort(session, cohort_id)
+            if cohort.state == "cancelled":
+                raise Conflict(f"cohort {cohort_id} is cancelled")
+            rows = _locked_members(session, cohort_id, ("graded", "invalid"))
+            for row in rows:
+                machine.start_over(session, row, now_us, "regrade")
+            if rows:
+                machine.run_cohort(cohort)
+            append(self._database, session, now_us, actor, "cohort.regrade", cohort_id, {"submissions": len(rows)})
+            return len(rows)
+
+    def cancel_cohort(self, cohort_id: str, *, actor: str = "system") -> Cohort:
+        """Take out all that waits or runs. Cancelling twice is no error. Raises NotFound, Conflict if finished."""
+        with self._database.write() as session:
+            now_us = self._clock()
+            cohort = machine.locked_cohort(session, cohort_id)
+            if cohort.state == "finished":
+                raise Conflict(f"cohort {cohort_id} is finished")
+            if cohort.state != "cancelled":
+                cohort.state, cohort.finished_us = "cancelled", now_us
+                rows = _locked_members(session, cohort_id, UNDER_WAY)
+                for row in rows:
+                    machine.end(session, row, "cancelled", now_us, {}, None, self._body_of)
+                append(self._database, session, now_us, actor, "cohort.cancel", cohort_id, {"submissions": len(rows)})
+            return _record(cohort)
+
+
+def _locked_members(session: Session, cohort_id: str, states: Sequence[SubmissionState]) -> Sequence[SubmissionRow]:
+    members = select(SubmissionRow).where(SubmissionRow.cohort_id == cohort_id, SubmissionRow.state.in_(states))
+    return session.scalars(members.order_by(SubmissionRow.id).with_for_update(key_share=True)).all()
+
+
+def _reports(session: Session, submission_ids: Sequence[str]) -> dict[str, list[tuple[int, dict[str, Any]]]]:
+    found = (
+        select(ReportRow.submission_id, ReportRow.generation, ReportRow.report)
+        .where(ReportRow.submission_id.in_(submission_ids), ReportRow.report.is_not(None))
+        .order_by(ReportRow.generation)
+    )
+    reports: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    for submission_id, generation, text in session.execute(found):
+        reports.setdefault(submission_id, []).append((generation, json.loads(text or "{}")))
+    return reports
+
+
+def _difference(
+    submission: Submission, before: tuple[int, dict[str, Any]], after: tuple[int, dict[str, Any]]
+) -> CohortDiff:
+    old, new = _verdicts(before[1]), _verdicts(after[1])
+    changes = [
+        VerdictChange(bug, (new.get(bug) or old[bug])[0], _verdict(old, bug), _verdict(new, bug))
+        for bug in old | new
+        if _verdict(old, bug) != _verdict(new, bug)
+    ]
+    old_rating, new_rating = before[1].get("rating") or {}, after[1].get("rating") or {}
+    return CohortDiff(
+        submission_id=submission.id,
+        file_name=submission.file_name,
+        candidate=submission.candidate,
+        before_generation=before[0],
+        after_generation=after[0],
+        before_rating=old_rating.get("rating"),
+        after_rating=new_rating.get("rating"),
+        before_fixed=old_rating.get("fixed"),
+        after_fixed=new_rating.get("fixed"),
+        changes=tuple(sorted(changes, key=lambda change: change.number)),
+    )
+
+
+def _verdicts(report: Mapping[str, Any]) -> dict[str, tuple[int, str]]:
+    return {bug["id"]: (bug["number"], bug["verdict"]) for bug in report.get("bugs", ())}
+
+
+def _verdict(verdicts: Mapping[str, tuple[int, str]], bug: str) -> str | None:
+    return verdicts[bug][1] if bug in verdicts else None
+
+
+def _record(row: CohortTable) -> Cohort:
+    return Cohort(**{name: getattr(row, name) for name in Cohort.__dataclass_fields__})

@@ -1,0 +1,64 @@
+"""Figures over all, and small values that all processes share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from services.store.database import SETTINGS_LOCK
+from services.store.part import MICROSECONDS, Part
+from services.store.records import Queue, StoreCounts
+from services.store.tables import MessageRow, OutboxTable, ReportRow, SettingRow, SubmissionRow
+
+_QUEUES: tuple[Queue, ...] = ("interactive", "cohort")
+
+
+class FigurePart(Part):
+    """What operators look at."""
+
+    def counts(self) -> StoreCounts:
+        """Figures for /metrics. Reads whole indexes: call it every few seconds at most."""
+        with self._database.read() as session:
+            submissions = select(SubmissionRow.queue, SubmissionRow.state, func.count())
+            rows: Any = session.execute(submissions.group_by(SubmissionRow.queue, SubmissionRow.state)).all()
+            messages = select(MessageRow.state, func.count()).group_by(MessageRow.state)
+            states: Any = session.execute(messages).all()
+            sums = [func.coalesce(func.sum(getattr(ReportRow, name)), 0) for name in _VERDICTS]
+            verdicts = session.execute(select(*sums)).one()
+            unpublished = select(func.count()).where(OutboxTable.published_us.is_(None))
+            return StoreCounts(
+                submissions={(queue, state): count for queue, state, count in rows},
+                oldest_waiting_s={queue: self._oldest_s(session, queue) for queue in _QUEUES},
+                verdicts={name: int(count) for name, count in zip(_VERDICTS, verdicts, strict=True)},
+                messages={state: count for state, count in states},
+                outbox_pending=session.scalar(unpublished) or 0,
+            )
+
+    def _oldest_s(self, session: Session, queue: Queue) -> float:
+        now_us = self._clock()
+        oldest = select(func.min(SubmissionRow.queued_us)).where(
+            SubmissionRow.queue == queue, SubmissionRow.state == "queued", SubmissionRow.next_attempt_us <= now_us
+        )
+        since_us = session.scalar(oldest)
+        return 0.0 if since_us is None else max(0, now_us - since_us) / MICROSECONDS
+
+    def remember(self, name: str, make: Callable[[], str]) -> str:
+        """The value kept under `name`; the first caller of all processes makes it."""
+        known = select(SettingRow.value).where(SettingRow.key == name)
+        with self._database.read() as session:
+            value = session.scalar(known)
+        if value is not None:
+            return value
+        with self._database.write() as session:
+            self._database.serialise(session, SETTINGS_LOCK)
+            value = session.scalar(known)
+            if value is None:
+                value = make()
+                session.add(SettingRow(key=name, value=value))
+            return value
+
+
+_VERDICTS = ("fixed", "not_fixed", "inconclusive")

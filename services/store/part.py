@@ -1,0 +1,75 @@
+"""What the parts of the store share: the database, the clock, paging."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from sqlalchemy import Select
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from grading.verdict import Report
+from services.store.database import Database
+from services.store.errors import BadCursor
+from services.store.records import Page, Submission
+
+BodyOf = Callable[[str, Submission, Report | None], str]
+
+Row = TypeVar("Row")
+Record = TypeVar("Record")
+
+MICROSECONDS = 1_000_000
+
+
+def us(seconds: float) -> int:
+    """Seconds as microseconds."""
+    return round(seconds * MICROSECONDS)
+
+
+class Part:
+    """One part of the store over the database that all share."""
+
+    def __init__(self, database: Database, clock: Callable[[], int], body_of: BodyOf, max_attempts: int) -> None:
+        self._database = database
+        self._clock = clock
+        self._body_of = body_of
+        self._max_attempts = max_attempts
+
+
+def page(
+    session: Session,
+    statement: Select[Row],
+    column: InstrumentedAttribute[Any],
+    cursor: str | None,
+    limit: int,
+    record: Callable[[Row], Record],
+) -> Page[Record]:
+    """Rows by falling `column`, which is unique. The cursor names the last row of the page before."""
+    if cursor is not None:
+        statement = statement.where(column < _decoded(cursor, column.type.python_type))
+    rows = session.scalars(statement.order_by(column.desc()).limit(limit + 1)).all()
+    more = len(rows) > limit
+    rows = rows[:limit]
+    return Page(tuple(record(row) for row in rows), _encoded(getattr(rows[-1], column.key)) if more else None)
+
+
+def _encoded(value: object) -> str:
+    return base64.urlsafe_b64encode(str(value).encode()).decode().rstrip("=")
+
+
+def _decoded(cursor: str, kind: Callable[[str], Any]) -> Any:
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        value = kind(base64.b64decode(padded, altchars=b"-_", validate=True).decode())
+    except (binascii.Error, ValueError) as error:
+        raise BadCursor("this cursor is none of ours") from error
+    if isinstance(value, int) and not 0 <= value < 1 << 63:
+        raise BadCursor("this cursor is none of ours")
+    return value
+
+
+def plain(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A mapping as a column takes it."""
+    return None if value is None else dict(value)

@@ -1,0 +1,483 @@
+"""Submissions: taking in, showing, claiming, finishing, sweeping. What changes a state is in `machine`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Select, and_, delete, exists, func, insert, or_, select, update
+
+from grading.verdict import Report
+from services.store import machine, replies
+from services.store.audit import append
+from services.store.database import changed
+from services.store.errors import Conflict
+from services.store.ids import SUBMISSION, new_id
+from services.store.machine import record
+from services.store.part import Part, page, plain, us
+from services.store.records import (
+    UNDER_WAY,
+    Claim,
+    Event,
+    Idempotency,
+    Inbound,
+    NewSubmission,
+    OutboxRow,
+    Page,
+    Queue,
+    Submission,
+    SubmissionFilters,
+    SubmissionState,
+    Swept,
+)
+from services.store.tables import (
+    AttemptRow,
+    EventRow,
+    IdempotencyRow,
+    InboundRow,
+    MessageRow,
+    OutboxTable,
+    ReportRow,
+    SubmissionRow,
+)
+
+# Hosts' clocks differ a little: a hint that was due where it was published is due where it arrives.
+_CLOCK_TOLERANCE_US = us(1)
+_QUEUES: tuple[Queue, ...] = ("interactive", "cohort")
+_BATCH = 500
+
+
+class SubmissionPart(Part):
+    """Submissions as clients see them."""
+
+    def create_submission(
+        self,
+        new: NewSubmission,
+        *,
+        idempotency: Idempotency | None = None,
+        inbound: Inbound | None = None,
+        actor: str | None = None,
+    ) -> Submission:
+        """Take a submission in: row, hint for the queue, event, audit line, remembered answer.
+
+        `actor` is for the audit, by default the key or integration. Raises Conflict when `idempotency`
+        or `inbound` is no longer the caller's: ask idempotency_begin or inbound_begin again.
+        """
+        with self._database.write() as session:
+            now_us = self._clock()
+            row = self._row(new, new.queue, None, now_us)
+            session.add(row)
+            session.flush()
+            machine.hint(session, row, now_us, now_us)
+            machine.told(session, row.id, "queued", {"generation": 0, "reason": "new"}, now_us)
+            made = record(row)
+            replies.remember(session, idempotency, inbound, (made,), made.id)
+            who = actor or new.api_key_id or new.integration_id or "system"
+            append(self._database, session, now_us, who, "submission.create", made.id, {"challenge": made.challenge})
+        return made
+
+    def create_submissions(
+        self,
+        cohort_id: str,
+        new: Sequence[NewSubmission],
+        *,
+        idempotency: Idempotency | None = None,
+        actor: str | None = None,
+    ) -> list[Submission]:
+        """Add submissions to a cohort, all or none; their queue is `cohort` whatever they say.
+
+        Raises NotFound; Conflict for a cancelled cohort and as create_submission does.
+        """
+        with self._database.write() as session:
+            now_us = self._clock()
+            cohort = machine.locked_cohort(session, cohort_id)
+            if cohort.state == "cancelled":
+                raise Conflict(f"cohort {cohort_id} is cancelled")
+            rows = [self._row(one, "cohort", cohort_id, now_us) for one in new]
+            if rows:
+                machine.run_cohort(cohort)
+                session.add_all(rows)
+                session.flush()
+                due = {"kind": "grade", "queue": "cohort", "created_us": now_us, "due_us": now_us}
+                session.execute(insert(OutboxTable), [due | {"submission_id": row.id} for row in rows])
+                event = {"kind": "queued", "data": {"generation": 0, "reason": "new"}, "created_us": now_us}
+                session.execute(insert(EventRow), [event | {"submission_id": row.id} for row in rows])
+            made = [record(row) for row in rows]
+            replies.remember(session, idempotency, None, tuple(made), cohort_id)
+            who = actor or cohort.api_key_id or "system"
+            append(self._database, session, now_us, who, "cohort.add", cohort_id, {"submissions": len(made)})
+        return made
+
+    def _row(self, new: NewSubmission, queue: Queue, cohort_id: str | None, now_us: int) -> SubmissionRow:
+        return SubmissionRow(
+            id=new_id(SUBMISSION, now_us),
+            challenge=new.challenge,
+            file_name=new.file_name,
+            source=new.source,
+            source_sha256=hashlib.sha256(new.source).hexdigest(),
+            source_bytes=len(new.source),
+            state="queued",
+            queue=queue,
+            cohort_id=cohort_id,
+            candidate=plain(new.candidate),
+            integration_id=new.integration_id,
+            callback=plain(new.callback),
+            api_key_id=new.api_key_id,
+            created_us=now_us,
+            queued_us=now_us,
+            started_us=None,
+            finished_us=None,
+            attempts=0,
+            max_attempts=self._max_attempts,
+            next_attempt_us=now_us,
+            fence=0,
+            lease_until_us=None,
+            worker=None,
+            generation=0,
+            last_error=None,
+            outcome=None,
+            fixed=None,
+            total=None,
+            rating=None,
+            tampering_suspected=False,
+            state_version=0,
+        )
+
+    def submission(self, submission_id: str) -> Submission | None:
+        """One submission."""
+        with self._database.read() as session:
+            row = session.get(SubmissionRow, submission_id)
+            return None if row is None else record(row)
+
+    def list_submissions(
+        self, filters: SubmissionFilters | None = None, cursor: str | None = None, limit: int = 50
+    ) -> Page[Submission]:
+        """Submissions, newest first. Raises BadCursor."""
+        statement = _filtered(filters or SubmissionFilters())
+        with self._database.read() as session:
+            return page(session, statement, SubmissionRow.id, cursor, limit, record)
+
+    def source(self, submission_id: str) -> bytes | None:
+        """What was handed in; None where there is none or it was erased."""
+        with self._database.read() as session:
+            return session.scalar(select(SubmissionRow.source).where(SubmissionRow.id == submission_id))
+
+    def report(self, submission_id: str, generation: int | None = None) -> dict[str, Any] | None:
+        """The Report as JSON of one generation, by default of the newest that has one."""
+        found = select(ReportRow.report).where(ReportRow.submission_id == submission_id)
+        if generation is not None:
+            found = found.where(ReportRow.generation == generation)
+        with self._database.read() as session:
+            text = session.scalar(found.order_by(ReportRow.generation.desc()).limit(1))
+        return None if text is None else dict(json.loads(text))
+
+    def reports(self, submission_id: str) -> list[tuple[int, dict[str, Any]]]:
+        """All reports with their generations, oldest first."""
+        found = select(ReportRow.generation, ReportRow.report).where(
+            ReportRow.submission_id == submission_id, ReportRow.report.is_not(None)
+        )
+        with self._database.read() as session:
+            rows = session.execute(found.order_by(ReportRow.generation)).all()
+        return [(generation, json.loads(text)) for generation, text in rows if text is not None]
+
+    def place_in_queue(self, submission_id: str) -> int | None:
+        """1 for the next of its queue to be graded; None where it does not wait."""
+        with self._database.read() as session:
+            row = session.get(SubmissionRow, submission_id)
+            if row is None or row.state != "queued":
+                return None
+            sooner = or_(
+                SubmissionRow.queued_us < row.queued_us,
+                and_(SubmissionRow.queued_us == row.queued_us, SubmissionRow.id < row.id),
+            )
+            ahead = select(func.count()).where(
+                SubmissionRow.queue == row.queue, SubmissionRow.state == "queued", sooner
+            )
+            return 1 + (session.scalar(ahead) or 0)
+
+    def events_after(self, submission_id: str, seq: int = 0, limit: int = 100) -> list[Event]:
+        """Events with a higher `seq`, oldest first. None appears later with a lower one."""
+        found = select(EventRow).where(EventRow.submission_id == submission_id, EventRow.seq > seq)
+        with self._database.read() as session:
+            rows = session.scalars(found.order_by(EventRow.seq).limit(limit))
+            return [Event(row.seq, row.submission_id, row.kind, row.data, row.created_us) for row in rows]
+
+    def regrade(self, submission_id: str, *, actor: str = "system") -> Submission:
+        """Grade a graded or invalid submission anew: next generation. Raises NotFound, Conflict."""
+        return self._start_over(submission_id, ("graded", "invalid"), "regrade", actor)
+
+    def requeue(self, submission_id: str, *, actor: str = "system") -> Submission:
+        """Give a dead submission new attempts: next generation. Raises NotFound, Conflict."""
+        return self._start_over(submission_id, ("dead",), "requeue", actor)
+
+    def _start_over(
+        self, submission_id: str, states: tuple[SubmissionState, ...], action: str, actor: str
+    ) -> Submission:
+        with self._database.write() as session:
+            now_us = self._clock()
+            row = machine.existing(machine.locked_with_cohort(session, submission_id), submission_id)
+            if row.state not in states:
+                raise Conflict(f"submission {submission_id} is {row.state}, so there is nothing to {action}")
+            machine.start_over(session, row, now_us, action)
+            if row.cohort_id is not None:
+                cohort = machine.locked_cohort(session, row.cohort_id)
+                if cohort.state != "cancelled":
+                    machine.run_cohort(cohort)
+            append(self._database, session, now_us, actor, f"submission.{action}", row.id)
+            return record(row)
+
+    def cancel(self, submission_id: str, *, actor: str = "system") -> Submission:
+        """Take a waiting or running submission out. Raises NotFound, Conflict."""
+        with self._database.write() as session:
+            now_us = self._clock()
+            row = machine.existing(machine.locked_with_cohort(session, submission_id), submission_id)
+            if row.state not in UNDER_WAY:
+                raise Conflict(f"submission {submission_id} is {row.state} already")
+            machine.end(session, row, "cancelled", now_us, {}, None, self._body_of)
+            append(self._database, session, now_us, actor, "submission.cancel", row.id)
+            return record(row)
+
+    def erase(self, submission_id: str, *, actor: str = "system") -> Submission:
+        """Forget the candidate: source, names, reports, bodies of messages. The counts stay.
+
+        A running grade loses its claim. Erasing twice is no error. Raises NotFound.
+        """
+        with self._database.write() as session:
+            now_us = self._clock()
+            row = machine.existing(machine.locked_with_cohort(session, submission_id), submission_id)
+            if row.state == "erased":
+                return record(row)
+            row.candidate = row.callback = row.last_error = None
+            row.file_name = row.source_sha256 = ""
+            finished_us = row.finished_us
+            machine.end(session, row, "erased", now_us, {}, None, self._body_of)
+            row.finished_us = finished_us or now_us
+            session.execute(update(SubmissionRow).where(SubmissionRow.id == row.id).values(source=None))
+            machine.forget(session, row.id)
+            mine = select(MessageRow.id).where(MessageRow.submission_id == row.id)
+            session.execute(update(AttemptRow).where(AttemptRow.message_id.in_(mine)).values(response_head=""))
+            replies.forget(session, [row.id, row.cohort_id] if row.cohort_id else [row.id])
+            append(self._database, session, now_us, actor, "submission.erase", row.id)
+            return record(row)
+
+
+class WorkPart(Part):
+    """Submissions as relay, workers and sweeper see them."""
+
+    def pending_outbox(self, limit: int = 100) -> list[OutboxRow]:
+        """Hints that are due and not on the queue yet, oldest first.
+
+        Publish first, then mark_published: a crash between the two publishes twice, which is harmless.
+        """
+        due = select(OutboxTable).where(OutboxTable.published_us.is_(None), OutboxTable.due_us <= self._clock())
+        with self._database.read() as session:
+            rows = session.scalars(due.order_by(OutboxTable.due_us, OutboxTable.id).limit(limit))
+            return [
+                OutboxRow(row.id, row.kind, row.submission_id, _queue(row.queue), row.created_us, row.due_us)
+                for row in rows
+            ]
+
+    def mark_published(self, ids: Iterable[int]) -> None:
+        """These hints are on the queue."""
+        wanted = sorted(ids)
+        with self._database.write() as session:
+            now_us = self._clock()
+            for start in range(0, len(wanted), _BATCH):
+                part = OutboxTable.id.in_(wanted[start : start + _BATCH])
+                session.execute(update(OutboxTable).where(part).values(published_us=now_us))
+
+    def claim(self, submission_id: str, worker: str, lease_s: float) -> Claim | None:
+        """Take a waiting submission that is due; None where it is not there to be taken.
+
+        Counts an attempt and raises the fence: of all who try, one gets it.
+        """
+        with self._database.write() as session:
+            now_us = self._clock()
+            row = machine.locked(session, submission_id)
+            if row is None or row.state != "queued" or row.next_attempt_us > now_us + _CLOCK_TOLERANCE_US:
+                return None
+            machine.run(session, row, worker, now_us, us(lease_s))
+            source = session.scalar(select(SubmissionRow.source).where(SubmissionRow.id == submission_id))
+            assert source is not None, "only erased submissions have no source"
+            return Claim(
+                submission_id=row.id,
+                fence=row.fence,
+                generation=row.generation,
+                attempt=row.attempts,
+                max_attempts=row.max_attempts,
+                worker=worker,
+                lease_until_us=now_us + us(lease_s),
+                queued_us=row.queued_us,
+                started_us=now_us,
+                challenge=row.challenge,
+                file_name=row.file_name,
+                source=source,
+                queue=_queue(row.queue),
+                cohort_id=row.cohort_id,
+            )
+
+    def renew(self, claim: Claim, lease_s: float) -> bool:
+        """Heartbeat: the lease ends `lease_s` from now. False: the claim is over, stop grading."""
+        held = update(SubmissionRow).where(
+            SubmissionRow.id == claim.submission_id,
+            SubmissionRow.state == "running",
+            SubmissionRow.fence == claim.fence,
+        )
+        with self._database.write() as session:
+            return changed(session, held.values(lease_until_us=self._clock() + us(lease_s))) == 1
+
+    def add_event(self, submission_id: str, fence: int, kind: str, data: Mapping[str, Any]) -> bool:
+        """Tell progress of a running grade; False when the claim with this fence is over."""
+        with self._database.write() as session:
+            row = machine.locked(session, submission_id)
+            if row is None or row.state != "running" or row.fence != fence:
+                return False
+            machine.told(session, submission_id, kind, data, self._clock())
+            return True
+
+    def finish(self, claim: Claim, report: Report) -> bool:
+        """Keep the report: report, state, event, webhook messages, end of the cohort, all at once.
+
+        False when the claim is over, and nothing is changed. True again for the same claim's repeat.
+        """
+        with self._database.write() as session:
+            now_us = self._clock()
+            row = machine.locked_with_cohort(session, claim.submission_id)
+            if row is None or not machine.holds(row, claim):
+                return session.scalar(_report_of(claim)) is not None
+            machine.keep_report(session, row, report, now_us)
+            data = {"attempt": row.attempts, "generation": row.generation, "outcome": row.outcome}
+            data |= {"fixed": row.fixed, "total": row.total, "rating": row.rating}
+            machine.end(session, row, report.outcome, now_us, data, report, self._body_of)
+            return True
+
+    def release(self, claim: Claim, error: str, retry_in_s: float) -> SubmissionState:
+        """The infrastructure failed: due again after `retry_in_s`, or dead after the last attempt.
+
+        Gives the state that it is in afterwards; nothing is changed when the claim is over.
+        """
+        with self._database.write() as session:
+            now_us = self._clock()
+            row = machine.locked_with_cohort(session, claim.submission_id)
+            row = machine.existing(row, claim.submission_id)
+            if not machine.holds(row, claim):
+                return record(row).state
+            due_us = now_us + us(retry_in_s)
+            return machine.retry_or_die(session, row, now_us, due_us, "retry", error, self._body_of)
+
+    def hand_back(self, claim: Claim) -> None:
+        """The worker stops: due again at once, and the attempt does not count."""
+        with self._database.write() as session:
+            now_us = self._clock()
+            row = machine.locked(session, claim.submission_id)
+            if row is not None and machine.holds(row, claim):
+                row.attempts -= 1
+                machine.wait(session, row, now_us, now_us, "handed_back", {"attempt": claim.attempt})
+
+    def sweep(self, now_us: int | None = None, *, stale_s: float = 60.0, limit: int = 200) -> Swept:
+        """Bring back what got stuck.
+
+        Ended leases: waiting again, or dead after the last attempt. Lost hints: of the first `limit`
+        that wait and are due in each queue, those whose last hint went out more than `stale_s` ago
+        are hinted again, so a long queue makes few duplicates and a lost queue still drains.
+        """
+        at_us = self._clock() if now_us is None else now_us
+        expired = dead = 0
+        for submission_id in self._ended_leases(at_us, limit):
+            state = self._expire(submission_id, at_us)
+            expired += state == "queued"
+            dead += state == "dead"
+        requeued = sum(self._hint_again(queue, at_us, us(stale_s), limit) for queue in _QUEUES)
+        return Swept(requeued=requeued, expired=expired, dead=dead)
+
+    def _ended_leases(self, now_us: int, limit: int) -> Sequence[str]:
+        ended = select(SubmissionRow.id).where(SubmissionRow.state == "running", SubmissionRow.lease_until_us < now_us)
+        with self._database.read() as session:
+            return session.scalars(ended.order_by(SubmissionRow.lease_until_us).limit(limit)).all()
+
+    def _expire(self, submission_id: str, now_us: int) -> SubmissionState | None:
+        """What became of it; None where its worker was back in time."""
+        with self._database.write() as session:
+            row = machine.locked_with_cohort(session, submission_id)
+            if row is None or row.state != "running" or (row.lease_until_us or 0) >= now_us:
+                return None
+            error = f"worker {row.worker} was not heard of until its lease ended"
+            return machine.retry_or_die(session, row, now_us, now_us, "expired", error, self._body_of)
+
+    def _hint_again(self, queue: Queue, now_us: int, stale_us: int, limit: int) -> int:
+        waiting = (
+            select(SubmissionRow.id, SubmissionRow.queued_us)
+            .where(
+                SubmissionRow.queue == queue,
+                SubmissionRow.state == "queued",
+                SubmissionRow.next_attempt_us <= now_us,
+            )
+            .order_by(SubmissionRow.queued_us, SubmissionRow.id)
+            .limit(limit)
+            .subquery()
+        )
+        fresh = exists().where(
+            OutboxTable.submission_id == waiting.c.id,
+            or_(OutboxTable.published_us.is_(None), OutboxTable.published_us > now_us - stale_us),
+        )
+        with self._database.write() as session:
+            ids = session.scalars(select(waiting.c.id).where(~fresh)).all()
+            due = {"kind": "grade", "queue": queue, "created_us": now_us, "due_us": now_us}
+            if ids:
+                session.execute(insert(OutboxTable), [due | {"submission_id": one} for one in ids])
+            return len(ids)
+
+    def waiting(self, queue: Queue | None = None) -> int:
+        """How many submissions wait in a queue, or in all: cheap enough for each request."""
+        queues = _QUEUES if queue is None else (queue,)
+        count = select(func.count()).where(SubmissionRow.queue.in_(queues), SubmissionRow.state == "queued")
+        with self._database.read() as session:
+            return session.scalar(count) or 0
+
+    def prune(self, *, outbox_s: float = 86_400, idempotency_s: float = 86_400, inbound_s: float = 30 * 86_400) -> int:
+        """Remove published hints, remembered answers and inbound ids older than that; how many."""
+        with self._database.write() as session:
+            now_us = self._clock()
+            old = (
+                delete(OutboxTable).where(OutboxTable.published_us < now_us - us(outbox_s)),
+                delete(IdempotencyRow).where(IdempotencyRow.created_us < now_us - us(idempotency_s)),
+                delete(InboundRow).where(InboundRow.created_us < now_us - us(inbound_s)),
+            )
+            return sum(changed(session, statement) for statement in old)
+
+
+def _report_of(claim: Claim) -> Select[str]:
+    """The report that this very claim brought, if it did."""
+    return select(ReportRow.id).where(
+        ReportRow.submission_id == claim.submission_id,
+        ReportRow.generation == claim.generation,
+        ReportRow.fence == claim.fence,
+    )
+
+
+def _filtered(filters: SubmissionFilters) -> Select[SubmissionRow]:
+    statement = select(SubmissionRow)
+    if filters.states:
+        statement = statement.where(SubmissionRow.state.in_(filters.states))
+    for column, value in (
+        (SubmissionRow.challenge, filters.challenge),
+        (SubmissionRow.cohort_id, filters.cohort_id),
+        (SubmissionRow.queue, filters.queue),
+        (SubmissionRow.api_key_id, filters.api_key_id),
+        (SubmissionRow.integration_id, filters.integration_id),
+        (SubmissionRow.rating, filters.rating),
+        (SubmissionRow.tampering_suspected, filters.tampering_suspected),
+        (SubmissionRow.candidate["external_id"].as_string(), filters.external_id),
+    ):
+        if value is not None:
+            statement = statement.where(column == value)
+    if filters.created_from_us is not None:
+        statement = statement.where(SubmissionRow.created_us >= filters.created_from_us)
+    if filters.created_to_us is not None:
+        statement = statement.where(SubmissionRow.created_us < filters.created_to_us)
+    return statement
+
+
+_queue: Callable[[str], Queue] = {"interactive": "interactive", "cohort": "cohort"}.__getitem__  # type: ignore[assignment]
