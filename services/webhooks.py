@@ -21,6 +21,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import functools
 import hashlib
 import hmac
 import http.client
@@ -316,6 +317,7 @@ def _system_dial(address: str, port: int, timeout_s: float) -> socket.socket:
     return socket.create_connection((address, port), timeout=timeout_s)  # a number: nothing is resolved
 
 
+@functools.cache
 def _tls() -> ssl.SSLContext:
     """The machine's authorities and, for images that have none, certifi's."""
     context = ssl.create_default_context()
@@ -419,6 +421,7 @@ class Sender:
         connection.sock = stream
         connection.request(request.method, where.path, request.body, request.headers)
         with connection.getresponse() as response:
+            clock.left_s()  # a head that was cut off reads like one that ended
             retry_after = retry_after_s(response.headers.get("Retry-After"), time.time())
             return response.status, self._head(response), retry_after
 
