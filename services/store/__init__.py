@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 
 from services.store import schema
+from services.store.assessments import Assessment, AssessmentPart, AssessmentState, NewAssessment
 from services.store.audit import AuditPart
 from services.store.cohorts import CohortPart
 from services.store.database import Database
@@ -79,6 +80,7 @@ class Store(
     EndpointPart,
     MessagePart,
     IntegrationPart,
+    AssessmentPart,
     ReplyPart,
     AuditPart,
     FigurePart,
@@ -144,6 +146,8 @@ __all__ = [
     "SETTLED",
     "UNDER_WAY",
     "ApiKey",
+    "Assessment",
+    "AssessmentState",
     "Attempt",
     "AttemptResult",
     "AuditEntry",
@@ -168,6 +172,7 @@ __all__ = [
     "IntegrationKind",
     "MessageFilters",
     "MessageState",
+    "NewAssessment",
     "NewIntegration",
     "NewSubmission",
     "NotFound",

@@ -51,6 +51,7 @@ class NewSubmission:
     integration_id: str | None = None
     callback: Mapping[str, Any] | None = None  # what an ATS adapter needs to report back; makes a message of its own
     api_key_id: str | None = None
+    assessment_id: str | None = None  # the one that waits for it; gives candidate, integration and callback
 
 
 @dataclass(frozen=True, slots=True)

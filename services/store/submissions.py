@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Select, and_, delete, exists, func, insert, or_, select, update
 
 from grading.verdict import Report
-from services.store import machine, replies
+from services.store import assessments, machine, replies
 from services.store.audit import append
 from services.store.database import changed
 from services.store.errors import Conflict
@@ -63,13 +63,17 @@ class SubmissionPart(Part):
         """Take a submission in: row, hint for the queue, event, audit line, remembered answer.
 
         `actor` is for the audit, by default the key or integration. Raises Conflict when `idempotency`
-        or `inbound` is no longer the caller's: ask idempotency_begin or inbound_begin again.
+        or `inbound` is no longer the caller's: ask idempotency_begin or inbound_begin again. With an
+        `assessment_id` raises NotFound, and Conflict where that one waits for nothing or another challenge.
         """
         with self._database.write() as session:
             now_us = self._clock()
             row = self._row(new, new.queue, None, now_us)
             session.add(row)
             session.flush()
+            if new.assessment_id is not None:
+                assessments.attach(session, new.assessment_id, row, now_us)
+                session.flush()
             machine.hint(session, row, now_us, now_us)
             machine.told(session, row.id, "queued", {"generation": 0, "reason": "new"}, now_us)
             made = record(row)
@@ -256,6 +260,7 @@ class SubmissionPart(Part):
             row.finished_us = finished_us or now_us
             session.execute(update(SubmissionRow).where(SubmissionRow.id == row.id).values(source=None))
             machine.forget(session, row.id)
+            assessments.forget(session, row.id)
             mine = select(MessageRow.id).where(MessageRow.submission_id == row.id)
             session.execute(update(AttemptRow).where(AttemptRow.message_id.in_(mine)).values(response_head=""))
             replies.forget(session, [row.id, row.cohort_id] if row.cohort_id else [row.id])
