@@ -32,7 +32,6 @@ def install(app: Flask, service: Service) -> None:
         _principal,
         application_limits=[_limit],
         storage_uri=storage,
-        headers_enabled=True,
         # Limits protect; where Redis is away they go on in this process rather than refuse everybody.
         in_memory_fallback_enabled=storage != "memory://",
         on_breach=_too_many,
@@ -60,7 +59,7 @@ def _size_up() -> None:
     request.max_form_memory_size = min(most, settings.api_max_submission_request_bytes)
     request.max_form_parts = settings.max_batch_files + 20
     if (request.content_length or 0) > most:
-        raise ApiProblem(413, f"At most {most:,} bytes are taken here.", "too-large", headers={"Connection": "close"})
+        raise ApiProblem(413, f"At most {most:,} bytes are taken here.", "too-large")
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise ApiProblem(415, "Compressed bodies are not taken.", "content-encoding")
     if "Transfer-Encoding" in request.headers and not request.environ.get("wsgi.input_terminated"):

@@ -7,6 +7,8 @@ from typing import Any
 
 from services import webhooks
 from services.api.models import (
+    AssessmentQuery,
+    AssessmentTold,
     AuditTold,
     IntegrationGiven,
     IntegrationPath,
@@ -20,6 +22,7 @@ from services.api.models import (
     KeyWithSecret,
     Listed,
     PageQuery,
+    assessment_of,
     audit_of,
     integration_fields,
     key_fields,
@@ -34,6 +37,10 @@ from services.store import Integration, NewIntegration
 room = Room("administration", "Administration")
 _MANAGE = needs("manage")
 _CREDENTIAL_BYTES = 32
+
+
+class Assessments(Listed[AssessmentTold]):
+    """One page of assessments, newest first."""
 
 
 class Audit(Listed[AuditTold]):
@@ -90,12 +97,16 @@ def create_integration(body: IntegrationGiven) -> Result:
     for slug in body.challenges.values():
         here().require_challenge(slug)
     standard = body.kind == "standard"
+    if standard and body.outbound_key:
+        detail = "The standard kind signs; it has no outbound key."
+        raise ApiProblem(422, detail, "invalid-request", [("/outbound_key", "not for this kind")])
     secret = webhooks.new_secret() if standard else None
+    kept = secret or body.outbound_key
     credential = None if standard else f"assay_hook_{secrets.token_urlsafe(_CREDENTIAL_BYTES)}"
     new = NewIntegration(
         slug=body.slug,
         kind=body.kind,
-        secrets=(secret,) if secret else (),
+        secrets=(kept,) if kept else (),
         credential=credential,
         challenge_map=dict(body.challenges),
         settings=dict(body.settings),
@@ -144,6 +155,23 @@ def _find(slug: str) -> Integration:
     if integration is None:
         raise ApiProblem(404, "There is no such integration.")
     return integration
+
+
+@room.route_for(
+    "GET",
+    "/assessments",
+    access=needs("read"),
+    answers={200: Answer("A page.", Assessments, headers=LINK)},
+    problems=(404,),
+)
+def list_assessments(query: AssessmentQuery) -> Result:
+    """List whom applicant tracking systems want assessed, newest first.
+
+    Whoever invites candidates reads it; what they hand in goes to `POST /v1/submissions` with the id.
+    """
+    integration = _find(query.integration).id if query.integration else None
+    page = here().store.list_assessments(integration, query.cursor, query.limit)
+    return listed(Assessments, [assessment_of(one) for one in page.items], page)
 
 
 @room.route_for("GET", "/audit", access=_MANAGE, answers={200: Answer("A page.", Audit, headers=LINK)})

@@ -14,6 +14,7 @@ from typing import Any
 from flask import Response, request
 from structlog.contextvars import bind_contextvars
 
+from grading.verdict import Report
 from services import ats
 from services.api.access import require_room
 from services.api.models import IntegrationPath
@@ -21,7 +22,17 @@ from services.api.observe import log
 from services.api.problems import ApiProblem
 from services.api.routing import INTEGRATION, JSON, Answer, Media, Result, Room
 from services.api.service import Service, here
-from services.store import Candidate, Conflict, Inbound, Integration, NewSubmission, StoredResponse, Submission
+from services.store import (
+    Assessment,
+    Candidate,
+    Conflict,
+    Inbound,
+    Integration,
+    NewAssessment,
+    NewSubmission,
+    StoredResponse,
+    Submission,
+)
 
 room = Room("hooks", "Inbound hooks")
 _ANYTHING = Media(JSON, {})
@@ -98,7 +109,8 @@ def _handle(slug: str, action: str) -> Response:
         max_submission_bytes=settings.max_submission_bytes,
         allow_http=settings.webhook_allow_private,
     )
-    answer = ats.handle(connection(service, record), call, _Desk(service, record), terms)
+    manifests = {slug: challenge.manifest for slug, challenge in service.challenges.items()}
+    answer = ats.handle(ats.integration_of(record, manifests), call, _Desk(service, record), terms)
     log.info("hook answered", action=action or "submission.create", status=answer.status)
     return _response(answer)
 
@@ -111,25 +123,6 @@ def _response(answer: ats.Answer) -> Response:
         response = Response(json.dumps(answer.body), status=answer.status, mimetype=JSON)
     response.headers.update(answer.headers)
     return response
-
-
-def connection(service: Service, record: Integration) -> ats.Integration:
-    """The integration as the adapters know it, with what may be ordered of the challenges."""
-    named = dict(record.challenge_map) or {slug: slug for slug in service.challenges}
-    offers = tuple(
-        ats.Offer(test_id, slug, service.challenges[slug].manifest.title)
-        for test_id, slug in named.items()
-        if slug in service.challenges
-    )
-    return ats.Integration(
-        id=record.id,
-        kind=record.kind,
-        secrets=tuple(one.secret for one in record.secrets),
-        inbound_key_sha256=(record.credential_sha256,) if record.credential_sha256 else (),
-        outbound_key=str(record.settings.get("outbound_key", "")),
-        offers=offers,
-        settings=record.settings,
-    )
 
 
 class _Desk:
@@ -165,6 +158,42 @@ class _Desk:
             raise ats.Refusal(409, "another copy is being handled", {"Retry-After": _RETRY_S}) from None
         bind_contextvars(submission=submission.id)
         return _receipt(_remembered(self._service, submission))
+
+    def start(self, asked: ats.AssessmentRequest) -> ats.Assessment:
+        """The assessment that an ATS asks for: a new one, or the one that is there."""
+        new = NewAssessment(
+            integration_id=self._record.id,
+            dedupe_key=asked.dedupe_key,
+            challenge=asked.challenge,
+            candidate=_candidate(asked.candidate),
+            callback=asked.callback.model_dump(exclude_none=True),
+            renewable=asked.renewable,
+        )
+        made, created = self._service.store.create_assessment(new, actor=self._record.id)
+        return self._told(made, created)
+
+    def find(self, assessment_id: str) -> ats.Assessment | None:
+        """The assessment of this integration with its result so far."""
+        found = self._mine(assessment_id)
+        return None if found is None else self._told(found)
+
+    def cancel(self, assessment_id: str) -> ats.Assessment | None:
+        """Cancel an assessment that nothing was handed in for; any other is given back as it is."""
+        if self._mine(assessment_id) is None:
+            return None
+        return self._told(self._service.store.cancel_assessment(assessment_id, actor=self._record.id))
+
+    def _mine(self, assessment_id: str) -> Assessment | None:
+        found = self._service.store.assessment(assessment_id)
+        return found if found is not None and found.integration_id == self._record.id else None
+
+    def _told(self, one: Assessment, created: bool = False) -> ats.Assessment:
+        store = self._service.store
+        submission = store.submission(one.submission_id) if one.submission_id else None
+        stored = store.report(submission.id) if submission and submission.outcome else None
+        report = Report.model_validate(stored) if stored else None
+        link = f"{self._service.base}/v1/submissions/{submission.id}" if submission else None
+        return ats.Assessment(one.id, one.state, ats.result_of(submission, report, link), created)
 
     def _require_room(self) -> None:
         try:

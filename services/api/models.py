@@ -10,6 +10,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from services.store import (
     ApiKey,
+    Assessment,
     Attempt,
     AuditEntry,
     Candidate,
@@ -151,6 +152,13 @@ class CandidateGiven(Given):
         return told or None
 
 
+AssessmentId: Any = Field(
+    None,
+    pattern=f"^asm_{_ID}",
+    description="What an applicant tracking system has started; candidate and callback are taken from it.",
+)
+
+
 class SubmissionGiven(Given):
     """A submission as JSON."""
 
@@ -158,12 +166,14 @@ class SubmissionGiven(Given):
     source: str = Field(min_length=1, description="The program's text.")
     file_name: FileName = "submission.py"
     candidate: CandidateGiven | None = None
+    assessment_id: str | None = AssessmentId
 
 
 class SubmissionForm(CandidateGiven):
     """The parts of a form beside its `file`."""
 
     challenge: Slug
+    assessment_id: str | None = AssessmentId
 
 
 class CandidateTold(Told):
@@ -499,8 +509,9 @@ class IntegrationGiven(Given):
     challenges: dict[Words, Slug] = Field(
         default={}, max_length=200, description="Its test ids and our challenges; empty: each challenge under its slug."
     )
-    settings: dict[Words, Annotated[str, Field(max_length=2000, pattern=_NO_CONTROLS)]] = Field(
-        default={}, max_length=20, description="What the kind needs, such as the ATS's own credential."
+    outbound_key: Words | None = Field(None, description="The key that the ATS gave us; not for `standard`.")
+    settings: dict[Words, Words | dict[Words, Words]] = Field(
+        default={}, max_length=20, description="What the kind needs besides; nothing secret."
     )
 
 
@@ -511,7 +522,7 @@ class IntegrationTold(Told):
     slug: str
     kind: IntegrationKind
     challenges: dict[str, str]
-    settings: list[str] = Field(description="Names of its settings; their values may be secret.")
+    settings: dict[str, Any]
     secrets: list[SecretTold]
     has_credential: bool
     created_at: str
@@ -529,6 +540,25 @@ class Integrations(Told):
     """Every integration."""
 
     data: list[IntegrationTold]
+
+
+class AssessmentQuery(PageQuery):
+    """Filters of the list."""
+
+    integration: Slug | None = Field(None, description="Slug of the integration.")
+
+
+class AssessmentTold(Told):
+    """Somebody whom an applicant tracking system wants assessed; hand in with its id."""
+
+    id: str
+    integration_id: str
+    challenge: str
+    candidate: CandidateTold | None
+    state: Literal["invited", "submitted", "cancelled"]
+    submission_id: str | None
+    created_at: str
+    updated_at: str
 
 
 class AuditTold(Told):
@@ -566,13 +596,16 @@ def microseconds(moment: datetime | None) -> int | None:
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
-_NOBODY = {"external_id": None, "name": None, "email": None}
+def _candidate(candidate: Candidate | None) -> CandidateTold | None:
+    if candidate is None:
+        return None
+    told = candidate.get
+    return CandidateTold(external_id=told("external_id"), name=told("name"), email=told("email"))
 
 
 def submission_fields(submission: Submission, base: str) -> dict[str, Any]:
     """The fields of `SubmissionTold`; `base` is the service's public address or empty."""
     own = f"{base}/v1/submissions/{submission.id}"
-    candidate = submission.candidate
     return {
         "id": submission.id,
         "challenge": submission.challenge,
@@ -582,7 +615,7 @@ def submission_fields(submission: Submission, base: str) -> dict[str, Any]:
         "state": submission.state,
         "queue": submission.queue,
         "cohort_id": submission.cohort_id,
-        "candidate": CandidateTold.model_validate({**_NOBODY, **candidate}) if candidate else None,
+        "candidate": _candidate(submission.candidate),
         "created_at": iso(submission.created_us),
         "queued_at": iso(submission.queued_us),
         "started_at": at(submission.started_us),
@@ -698,7 +731,7 @@ def integration_fields(integration: Integration, base: str) -> dict[str, Any]:
         "slug": integration.slug,
         "kind": integration.kind,
         "challenges": dict(integration.challenge_map),
-        "settings": sorted(integration.settings),
+        "settings": dict(integration.settings),
         "secrets": [
             SecretTold(created_at=iso(one.created_us), expires_at=at(one.expires_us)) for one in integration.secrets
         ],
@@ -706,6 +739,20 @@ def integration_fields(integration: Integration, base: str) -> dict[str, Any]:
         "created_at": iso(integration.created_us),
         "links": {"hook": f"{base}/v1/hooks/{integration.slug}"},
     }
+
+
+def assessment_of(assessment: Assessment) -> AssessmentTold:
+    """One assessment."""
+    return AssessmentTold(
+        id=assessment.id,
+        integration_id=assessment.integration_id,
+        challenge=assessment.challenge,
+        candidate=_candidate(assessment.candidate),
+        state=assessment.state,
+        submission_id=assessment.submission_id,
+        created_at=iso(assessment.created_us),
+        updated_at=iso(assessment.updated_us),
+    )
 
 
 def audit_of(entry: AuditEntry) -> AuditTold:

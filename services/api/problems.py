@@ -9,10 +9,10 @@ from typing import Any
 
 from flask import Flask, Response, request
 from pydantic import BaseModel, Field, ValidationError
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException
 
 from services.api.observe import log
-from services.store import Conflict, NotFound, StoreUnavailable
+from services.store import BadCursor, Conflict, NotFound, StoreUnavailable
 
 PROBLEM_JSON = "application/problem+json"
 _MOST_ERRORS = 20  # of one request that are spelt out
@@ -104,6 +104,7 @@ def install(app: Flask) -> None:
     app.register_error_handler(HTTPException, _of_http)
     app.register_error_handler(NotFound, lambda error: answer(ApiProblem(404, str(error) or "There is no such thing.")))
     app.register_error_handler(Conflict, lambda error: answer(ApiProblem(409, str(error), "conflict")))
+    app.register_error_handler(BadCursor, _of_cursor)
     app.register_error_handler(StoreUnavailable, _of_store)
     app.register_error_handler(Exception, _of_us)
 
@@ -125,10 +126,12 @@ def _of_http(error: HTTPException) -> Response:
     # What Werkzeug would say beside its body: Allow, Retry-After; never its own content headers.
     kept = ("allow", "retry-after", "www-authenticate")
     problem.headers = {name: value for name, value in error.get_headers() if name.lower() in kept}
-    response = answer(problem)
-    if isinstance(error, RequestEntityTooLarge):
-        response.headers["Connection"] = "close"  # the rest of the body is not waited for
-    return response
+    return answer(problem)
+
+
+def _of_cursor(error: BadCursor) -> Response:
+    detail = "That cursor was not given out here, or not by this list."
+    return answer(ApiProblem(422, detail, "invalid-request", [("query/cursor", "unknown")]))
 
 
 def _of_store(error: StoreUnavailable) -> Response:

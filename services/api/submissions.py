@@ -51,7 +51,7 @@ class Submissions(Listed[SubmissionTold]):
     takes=(SubmissionGiven, uploads.ONE_FORM),
     headers=(PARAMETER,),
     answers={202: Answer("Taken; it is graded soon.", SubmissionTold, headers=_LOCATION)},
-    problems=(409, 411, 415),
+    problems=(404, 409, 411, 415),
 )
 def submit() -> Result:
     """Hand in a program.
@@ -61,7 +61,7 @@ def submit() -> Result:
     """
     require_room()
     service = here()
-    challenge, program = uploads.one_program()
+    challenge, assessment, program = uploads.one_program()
     service.require_challenge(challenge)
     new = NewSubmission(
         challenge=challenge,
@@ -69,8 +69,9 @@ def submit() -> Result:
         source=program.source,
         candidate=program.candidate,
         api_key_id=key().id,
+        assessment_id=assessment,
     )
-    with ticket(challenge, uploads.fingerprint([program])) as claimed:
+    with ticket(challenge, assessment or "", uploads.fingerprint([program])) as claimed:
         if isinstance(claimed, Response):
             return claimed
         idempotency = claimed.with_answer(lambda made: _accepted(service, made[0])) if claimed else None

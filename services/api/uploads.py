@@ -98,8 +98,8 @@ class Batch:
 # --- one -------------------------------------------------------------------------------
 
 
-def one_program() -> tuple[str, Program]:
-    """The challenge and the program of a request with one submission.
+def one_program() -> tuple[str, str | None, Program]:
+    """The challenge, the assessment and the program of a request with one submission.
 
     Raises:
         ApiProblem: no such form, too large, or nothing that could be a Python program.
@@ -107,13 +107,14 @@ def one_program() -> tuple[str, Program]:
     if request.mimetype == FORM:
         form, file = _form_with_one_file()
         source = file.stream.read(here().settings.max_submission_bytes + 1)
-        challenge = form.challenge
+        challenge, assessment = form.challenge, form.assessment_id
         program = Program(_clean_name(file.filename), source, form.record())
         pointer = "/file"
     elif request.mimetype == JSON:
         given = json_body(SubmissionGiven)
         candidate = given.candidate.record() if given.candidate else None
-        challenge, program = given.challenge, Program(given.file_name, given.source.encode(), candidate)
+        challenge, assessment = given.challenge, given.assessment_id
+        program = Program(given.file_name, given.source.encode(), candidate)
         pointer = "/source"
     else:
         raise ApiProblem(415, f"Send {JSON} or {FORM}.", "media-type")
@@ -121,7 +122,7 @@ def one_program() -> tuple[str, Program]:
     reason = unusable_reason(program.source)
     if reason is not None:
         raise ApiProblem(422, f"This is no program: {reason}.", "unusable-file", [(pointer, reason)])
-    return challenge, program
+    return challenge, assessment, program
 
 
 def _require_size(source: bytes) -> None:
