@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from grading.challenge import load_challenge
 from grading.verdict import Report, Verdict, rate
 from services import ats
+from services.store import NewIntegration, Store
 from services.store.events import SubmissionFacts
 
 if TYPE_CHECKING:
@@ -75,3 +77,20 @@ def test_tampering_is_flagged_for_a_person_and_changes_no_score(vendor: Ats, mak
 def test_a_submission_of_an_integration_is_what_events_and_results_take(vendor: Ats) -> None:
     facts: SubmissionFacts = vendor.stored()
     assert facts.id == "sub_1"
+
+
+def test_an_integration_of_the_store_is_one_of_the_adapters(tmp_path: Path) -> None:
+    Store.upgrade(url := f"sqlite:///{tmp_path / 'assay.db'}")
+    store = Store.open(url)
+    manifests = {"spiral": load_challenge("spiral").manifest}
+    kept = store.create_integration(NewIntegration("gh", "greenhouse", secrets=("out-key",), credential="in-key"))
+    made = ats.integration_of(kept, manifests)
+    assert (made.outbound_key, made.secrets) == ("out-key", ())
+    assert made.offers == (ats.Offer("spiral", "spiral", "The spiral that will not train", "Hard, 45 minutes"),)
+    mapped = store.create_integration(
+        NewIntegration("std", "standard", secrets=("whsec_x",), challenge_map={"T1": "spiral", "T2": "gone"})
+    )
+    made = ats.integration_of(mapped, manifests)
+    assert (made.outbound_key, made.secrets) == ("", ("whsec_x",))
+    assert (made.challenge_of("T1"), made.challenge_of("T2"), made.challenge_of("spiral")) == ("spiral", None, None)
+    store.close()
