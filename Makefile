@@ -27,9 +27,10 @@ demo: venv ## Install everything, grade the bundled sample submissions and print
 	@$(bin)/assay demo --sandbox auto
 
 test: venv-dev lint types imports ## Install what the tests need, run every check and every test
+	@infra/dev/services.sh
 	@infra/dev/engine.sh run $(MAKE) image-here all-tests
 
-check: venv-dev lint types imports fast-tests ## Fast subset: lint, types, import rules, tests without Docker
+check: venv-dev lint types imports fast-tests ## Fast subset: lint, types, import rules, tests without Docker and servers
 
 venv: ## Make or renew .venv from the locked requirements
 	@infra/dev/venv.sh
@@ -63,9 +64,9 @@ imports: ## Which room may import which (import-linter; the rules are in pyproje
 	@echo "== Import rules"
 	@$(bin)/lint-imports --no-logo
 
-fast-tests: ## Tests that need no Docker Engine and little time
+fast-tests: ## Tests that need no Docker Engine, no database server and little time
 	@echo "== Fast tests"
-	@$(bin)/pytest -m "not docker and not slow" $(PYTEST_FLAGS)
+	@$(bin)/pytest -m "not docker and not services and not slow" $(PYTEST_FLAGS)
 
 all-tests:
 	@echo "== All tests"

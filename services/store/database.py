@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Engine, Executable, create_engine, event, text
+from sqlalchemy import Connection, CursorResult, Engine, Executable, create_engine, event, inspect, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, ProgrammingError
@@ -101,7 +101,8 @@ class Database:
     def add_if_new(self, session: Session, table: type[Any], values: dict[str, Any]) -> bool:
         """Insert a row unless its key is taken; waits for another transaction that is taking it."""
         insert = sqlite.insert if self.is_sqlite else postgresql.insert
-        return changed(session, insert(table).values(values).on_conflict_do_nothing()) == 1
+        added = insert(table).values(values).on_conflict_do_nothing().returning(*inspect(table).primary_key)
+        return session.execute(added).first() is not None
 
     @contextlib.contextmanager
     def _my_turn(self) -> Iterator[None]:

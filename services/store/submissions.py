@@ -41,6 +41,7 @@ from services.store.tables import (
     OutboxTable,
     ReportRow,
     SubmissionRow,
+    clean,
 )
 
 # Hosts' clocks differ a little: a hint that was due where it was published is due where it arrives.
@@ -464,6 +465,7 @@ def _report_of(claim: Claim) -> Select[str]:
 
 def _filtered(filters: SubmissionFilters) -> Select[SubmissionRow]:
     statement = select(SubmissionRow)
+    external_id = None if filters.external_id is None else clean(filters.external_id)
     if filters.states:
         statement = statement.where(SubmissionRow.state.in_(filters.states))
     for column, value in (
@@ -474,7 +476,7 @@ def _filtered(filters: SubmissionFilters) -> Select[SubmissionRow]:
         (SubmissionRow.integration_id, filters.integration_id),
         (SubmissionRow.rating, filters.rating),
         (SubmissionRow.tampering_suspected, filters.tampering_suspected),
-        (SubmissionRow.candidate["external_id"].as_string(), filters.external_id),
+        (SubmissionRow.candidate["external_id"].as_string(), external_id),
     ):
         if value is not None:
             statement = statement.where(column == value)
