@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 
 from celery import Celery
@@ -53,6 +54,8 @@ class SoftStop:
 
 def run_worker(app: Celery, queues: Sequence[QueueName], slots: int, stop: SoftStop) -> int:
     """Work off hints of these queues until SIGTERM or SIGINT; the exit code. Call it from the main thread."""
+    # Celery warns root of pickle; here only JSON is taken.
+    warnings.filterwarnings("ignore", message=".*superuser privileges")
     worker = app.Worker(
         queues=list(queues),
         pool="threads",
