@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import time
+from urllib.parse import urlsplit
 
 from flask import Flask, g, request
 from flask_limiter import Limiter, RequestLimit
@@ -27,7 +28,7 @@ def install(app: Flask, service: Service) -> None:
     """Put the three steps in front of every route of `app`."""
     app.before_request(_size_up)
     app.before_request(_identify)
-    storage = service.settings.redis_url or "memory://"
+    storage = _storage(service.settings.redis_url)
     limiter = Limiter(
         _principal,
         application_limits=[_limit],
@@ -40,6 +41,13 @@ def install(app: Flask, service: Service) -> None:
     limiter.request_filter(_is_unlimited)
     limiter.init_app(app)  # adds its own before_request between the others
     app.before_request(_admit)
+
+
+def _storage(redis_url: str) -> str:
+    """Where limits are counted, as the library `limits` writes it: a Redis on a unix socket has many names."""
+    if redis_url.startswith(("unix://", "redis+socket://", "redis+unix://")):
+        return f"redis+unix://{urlsplit(redis_url).path}"
+    return redis_url or "memory://"
 
 
 def _operation() -> Operation | None:

@@ -20,7 +20,7 @@ from services.api.access import require_room
 from services.api.models import IntegrationPath
 from services.api.observe import log
 from services.api.problems import ApiProblem
-from services.api.routing import INTEGRATION, JSON, Answer, Media, Result, Room
+from services.api.routing import INTEGRATION, JSON, Answer, Media, Result, Room, whole_body
 from services.api.service import Service, here
 from services.store import (
     Assessment,
@@ -101,7 +101,7 @@ def _handle(slug: str, action: str) -> Response:
     if record is None:
         raise ApiProblem(404, "There is no such integration.")
     bind_contextvars(integration=record.id)
-    call = ats.Call(request.method, action, request.args.to_dict(), dict(request.headers), request.get_data())
+    call = ats.Call(request.method, action, request.args.to_dict(), dict(request.headers), whole_body())
     settings = service.settings
     terms = ats.Terms(
         now_s=time.time(),

@@ -234,7 +234,17 @@ def json_body(model: type[M]) -> M:
     """
     if request.mimetype != JSON:
         raise ApiProblem(415, f"Send {JSON}.", "media-type")
-    return parse_json(model, request.get_data(cache=False))
+    return parse_json(model, whole_body())
+
+
+def whole_body() -> bytes:
+    """The request's body. Raises ApiProblem (413) where one without a Content-Length reaches the limit."""
+    data = request.get_data(cache=False)
+    most = request.max_content_length
+    # Werkzeug cuts such a body off at the limit; whether that was its end cannot be seen any more.
+    if request.content_length is None and most is not None and len(data) >= most:
+        raise ApiProblem(413, f"Less than {most:,} bytes are taken here.", "too-large")
+    return data
 
 
 def parse_json(model: type[M], data: bytes, where: str = "") -> M:

@@ -49,7 +49,10 @@ class Api:
         if key is not None:
             headers.setdefault("Authorization", f"Bearer {key or self.everything}")
         address = path if path.startswith("//") else f"/v1{path}"
-        return self.client.open(address.replace("//", "/", 1), method=method, headers=headers, buffered=True, **request)
+        path = address.replace("//", "/", 1)
+        response = self.client.open(path, method=method, headers=headers, buffered=True, **request)
+        response.request.environ["wsgi.input"].close()  # a temporary file of the client's where it is long
+        return response
 
     def submit(self, source: str = PROGRAM, **fields: Any) -> str:
         headers = fields.pop("headers", {})
