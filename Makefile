@@ -13,7 +13,7 @@ PYTEST_FLAGS ?=
 
 .NOTPARALLEL:
 .PHONY: help demo test check venv venv-dev engine engine-stop image image-here lint types imports \
-	fast-tests all-tests fmt lock clean
+	fast-tests all-tests fmt lock clean serve chaos chaos-here
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,20 @@ image: venv engine image-here ## Build the sandbox image
 image-here:
 	@echo "== Sandbox image"
 	@$(bin)/python -m sandbox.image.build
+
+serve: venv ## Run the whole service on this machine, on loopback (`assay serve --help` tells more)
+	@if infra/dev/engine.sh start; then $(bin)/python -m sandbox.image.build; fi
+	@$(bin)/assay serve
+
+# How often the service is broken on purpose; 300 take about an hour on two processors.
+INJECTIONS ?= 300
+
+chaos: venv-dev ## Break the running service INJECTIONS times and count what is lost, doubled or wrong
+	@infra/dev/services.sh
+	@infra/dev/engine.sh run $(MAKE) image-here chaos-here
+
+chaos-here:
+	@$(bin)/python -m bench.chaos --injections $(INJECTIONS) --json .build/chaos.json
 
 lint: ## Ruff and shellcheck
 	@echo "== Lint"
