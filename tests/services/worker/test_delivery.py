@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+
+import pytest
+
+from services.settings import Settings
+from services.store import AttemptResult, MessageState, NewIntegration, NewSubmission, StoreUnavailable, WebhookMessage
+from services.webhooks import Delivery, new_secret, verify
+from services.worker.delivery import Deliverer
+from tests.services.worker.conftest import Bench
+
+URL = "https://ats.example/hook"
+
+
+class FakeSender:
+    """Answers what it is told to, and keeps what it was given."""
+
+    def __init__(self, *answers: Delivery) -> None:
+        self._answers = list(answers)
+        self._lock = threading.Lock()
+        self.posts: list[tuple[str, tuple[str, ...], str, str]] = []
+        self.sends: list[tuple[str, str, Mapping[str, str], bytes]] = []
+
+    def post(self, url: str, secrets: Iterable[str], message_id: str, body: str) -> Delivery:
+        with self._lock:
+            self.posts.append((url, tuple(secrets), message_id, body))
+            return self._answers.pop(0) if self._answers else Delivery(200, None, 5, "thanks")
+
+    def send(self, method: str, url: str, sent: Mapping[str, str], body: bytes) -> Delivery:
+        self.sends.append((method, url, sent, body))
+        return Delivery(200, None, 5)
+
+
+def failed(status: int | None, retry_after_s: float | None = None) -> Delivery:
+    return Delivery(status, f"answered {status}", 5, "no", retry_after_s)
+
+
+def deliverer(bench: Bench, sender: FakeSender) -> Deliverer:
+    return Deliverer(bench.store, sender, bench.settings, bench.clock, lambda: 0.0)  # type: ignore[arg-type]
+
+
+def graded_message(bench: Bench) -> WebhookMessage:
+    bench.store.create_endpoint(URL, (), new_secret())
+    bench.worker().work(bench.hand_in())
+    (message,) = bench.store.list_messages().items
+    return message
+
+
+def state_of(bench: Bench, message: WebhookMessage) -> WebhookMessage:
+    found = bench.store.message(message.id)
+    assert found is not None
+    return found
+
+
+def test_a_graded_submission_is_told_once(bench: Bench) -> None:
+    message, sender = graded_message(bench), FakeSender()
+    endpoint = bench.store.list_endpoints()[0]
+
+    assert deliverer(bench, sender).work() == 1
+    assert deliverer(bench, sender).work() == 0
+
+    assert sender.posts == [(URL, (endpoint.secrets[0].secret,), message.id, message.body)]
+    assert state_of(bench, message).state == "delivered"
+    (attempt,) = bench.store.attempts(message.id)
+    assert (attempt.status_code, attempt.error, attempt.response_head) == (200, None, "thanks")
+
+
+def test_failures_follow_the_schedule_and_end_dead(bench: Bench) -> None:
+    message, sender = graded_message(bench), FakeSender(failed(500), failed(None), failed(302))
+    one = deliverer(bench, sender)
+
+    assert one.work() == 1
+    assert one.work() == 0  # not before its time
+    bench.clock.pass_s(11)
+    assert one.work() == 1
+    bench.clock.pass_s(21)
+    assert one.work() == 1
+    bench.clock.pass_s(100_000)
+    assert one.work() == 0
+
+    assert state_of(bench, message).state == "dead"
+    assert [attempt.status_code for attempt in bench.store.attempts(message.id)] == [500, None, 302]
+    assert {(post[2], post[3]) for post in sender.posts} == {(message.id, message.body)}
+
+
+def test_a_receiver_that_asks_for_time_gets_it(bench: Bench) -> None:
+    message, sender = graded_message(bench), FakeSender(failed(503, retry_after_s=500.0))
+    one = deliverer(bench, sender)
+    one.work()
+    bench.clock.pass_s(400)
+    assert one.work() == 0
+    bench.clock.pass_s(200)
+    assert one.work() == 1
+    assert state_of(bench, message).state == "delivered"
+
+
+def test_a_receiver_that_is_gone_is_told_nothing_more(bench: Bench) -> None:
+    message, sender = graded_message(bench), FakeSender(failed(410))
+    deliverer(bench, sender).work()
+
+    assert state_of(bench, message).state == "dead"
+    endpoint = bench.store.list_endpoints()[0]
+    assert "410" in str(endpoint.disabled_reason)
+    bench.worker().work(bench.hand_in())
+    assert deliverer(bench, sender).work() == 0
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_sender_that_dies_before_it_noted_sends_the_same_again(bench: Bench, after: bool) -> None:
+    message, sender = graded_message(bench), FakeSender()
+    record = bench.store.record_attempt
+
+    def dies(message_id: str, result: AttemptResult, next_us: int | None, state: MessageState) -> WebhookMessage:
+        if after:
+            record(message_id, result, next_us, state)
+        raise StoreUnavailable("killed")
+
+    bench.store.record_attempt = dies  # type: ignore[method-assign]
+    deliverer(bench, sender).work()
+    bench.store.record_attempt = record  # type: ignore[method-assign]
+    assert deliverer(bench, sender).work() == 0  # leased still, or delivered
+    bench.clock.pass_s(bench.settings.webhook_timeout_s + 31)
+    deliverer(bench, sender).work()
+
+    assert state_of(bench, message).state == "delivered"
+    assert {(post[2], post[3]) for post in sender.posts} == {(message.id, message.body)}
+    assert len(sender.posts) == (1 if after else 2)
+
+
+def test_many_are_sent_in_one_go(bench: Bench) -> None:
+    bench.store.create_endpoint(URL, (), new_secret())
+    for _ in range(9):
+        bench.worker().work(bench.hand_in())
+    sender = FakeSender()
+
+    assert deliverer(bench, sender).work() == 9
+    assert len({post[2] for post in sender.posts}) == 9
+
+
+def test_an_integration_is_told_in_its_own_words(bench: Bench) -> None:
+    secret = new_secret()
+    integration = bench.store.create_integration(NewIntegration("ats", "standard", (secret,)))
+    callback = {"url": "https://ats.example/results", "assessment_id": None}
+    new = NewSubmission("spiral", "x.py", b"fixed=3", integration_id=integration.id, callback=callback)
+    bench.worker().work(bench.store.create_submission(new).id)
+    sender = FakeSender()
+
+    assert deliverer(bench, sender).work() == 1
+
+    ((method, url, headers, body),) = sender.sends
+    assert (method, url) == ("POST", "https://ats.example/results")
+    (message,) = bench.store.list_messages().items
+    now_s = bench.clock.now_us / 1e6
+    assert verify([secret], headers, body, now_s=now_s, tolerance_s=60) == message.id
+    assert body.decode() == message.body
+    assert state_of(bench, message).state == "delivered"
+
+
+def test_what_nobody_is_there_for_is_dead(bench: Bench) -> None:
+    integration = bench.store.create_integration(NewIntegration("ats", "standard", (new_secret(),)))
+    new = NewSubmission(
+        "spiral", "x.py", b"fixed=3", integration_id=integration.id, callback={"url": "https://ats.example/results"}
+    )
+    bench.worker().work(bench.store.create_submission(new).id)
+    bench.store.delete_integration(integration.id)
+    sender = FakeSender()
+    deliverer(bench, sender).work()
+
+    assert sender.sends == []
+    assert all(message.state != "delivered" for message in bench.store.list_messages().items)
+
+
+def test_a_database_that_is_away_ends_the_round(bench: Bench, settings: Settings) -> None:
+    graded_message(bench)
+
+    def gone(*_: object, **__: object) -> list[object]:
+        raise StoreUnavailable("gone")
+
+    bench.store.due_messages = gone  # type: ignore[method-assign, assignment]
+    assert deliverer(bench, FakeSender()).work() == 0
