@@ -193,6 +193,9 @@ _SERVICE = {
     "worker": "services.commands.work",
     "relay": "services.commands.work",
     "sweeper": "services.commands.work",
+    "db": "services.commands.service",
+    "keys": "services.commands.service",
+    "audit": "services.commands.service",
 }
 
 

@@ -107,6 +107,10 @@ class Store(
         """
         return cls(Database(url, busy_timeout_s=busy_timeout_s, pool_size=pool_size), clock, body_of, max_attempts)
 
+    def now_us(self) -> int:
+        """The store's time."""
+        return self._clock()
+
     def close(self) -> None:
         """Give all connections back."""
         self._database.close()
@@ -132,6 +136,11 @@ class Store(
         """The schema's revision; None where there is none."""
         with _briefly(url) as database:
             return schema.current(database)
+
+    @staticmethod
+    def needed_revision() -> str:
+        """The revision that this code needs."""
+        return schema.head()
 
 
 def _briefly(url: str) -> contextlib.closing[Database]:

@@ -6,6 +6,7 @@ import contextlib
 import sqlite3
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, CursorResult, Engine, Executable, create_engine, event, inspect, text
@@ -64,6 +65,17 @@ class Database:
         if self.is_sqlite:
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
+
+    def make_room(self) -> None:
+        """See that SQLite's file exists, for its owner alone: it holds secrets. Raises StoreUnavailable."""
+        if not self.is_sqlite:
+            return
+        path = Path(self.engine.url.database or "")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.touch(mode=0o600)
+        except OSError as error:
+            raise StoreUnavailable(str(error)) from error
 
     def close(self) -> None:
         """Give all connections back."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection
 
 from services.store.database import MIGRATION_LOCK, Database
@@ -18,17 +20,18 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def upgrade(database: Database, revision: str = "head") -> None:
-    """Up to `revision`. Whoever comes second finds nothing left to do."""
+    """Up to `revision`. Whoever comes second finds nothing left to do. Raises LookupError for an unknown one."""
+    database.make_room()
     with database.connection() as connection:
         database.serialise(connection, MIGRATION_LOCK)
-        command.upgrade(_config(connection), revision)
+        _known(command.upgrade, connection, revision)
 
 
 def downgrade(database: Database, revision: str) -> None:
-    """Down to `revision`; "base" removes everything."""
+    """Down to `revision`; "base" removes everything. Raises LookupError for an unknown one."""
     with database.connection() as connection:
         database.serialise(connection, MIGRATION_LOCK)
-        command.downgrade(_config(connection), revision)
+        _known(command.downgrade, connection, revision)
 
 
 def current(database: Database) -> str | None:
@@ -50,6 +53,13 @@ def require_head(database: Database) -> None:
     found = current(database)
     if found != head():
         raise StoreUnavailable(f"the schema is at {found or 'nothing'}, not {head()}: run `assay db upgrade`")
+
+
+def _known(move: Callable[[Config, str], None], connection: Connection, revision: str) -> None:
+    try:
+        move(_config(connection), revision)
+    except CommandError as error:
+        raise LookupError(str(error)) from error
 
 
 def _config(connection: Connection) -> Config:

@@ -383,7 +383,7 @@ class WorkPart(Part):
                 machine.wait(session, row, now_us, now_us, "handed_back", {"attempt": claim.attempt})
 
     def sweep(self, now_us: int | None = None, *, stale_s: float = 60.0, limit: int = 200) -> Swept:
-        """Bring back what got stuck.
+        """Bring back what got stuck by `now_us`, by default now.
 
         Ended leases: waiting again, or dead after the last attempt. Lost hints: of the first `limit`
         that wait and are due in each queue, those whose last hint went out more than `stale_s` ago
@@ -398,27 +398,28 @@ class WorkPart(Part):
         requeued = sum(self._hint_again(queue, at_us, us(stale_s), limit) for queue in _QUEUES)
         return Swept(requeued=requeued, expired=expired, dead=dead)
 
-    def _ended_leases(self, now_us: int, limit: int) -> Sequence[str]:
-        ended = select(SubmissionRow.id).where(SubmissionRow.state == "running", SubmissionRow.lease_until_us < now_us)
+    def _ended_leases(self, at_us: int, limit: int) -> Sequence[str]:
+        ended = select(SubmissionRow.id).where(SubmissionRow.state == "running", SubmissionRow.lease_until_us < at_us)
         with self._database.read() as session:
             return session.scalars(ended.order_by(SubmissionRow.lease_until_us).limit(limit)).all()
 
-    def _expire(self, submission_id: str, now_us: int) -> SubmissionState | None:
+    def _expire(self, submission_id: str, at_us: int) -> SubmissionState | None:
         """What became of it; None where its worker was back in time."""
         with self._database.write() as session:
             row = machine.locked_with_cohort(session, submission_id)
-            if row is None or row.state != "running" or (row.lease_until_us or 0) >= now_us:
+            if row is None or row.state != "running" or (row.lease_until_us or 0) >= at_us:
                 return None
+            now_us = self._clock()
             error = f"worker {row.worker} was not heard of until its lease ended"
             return machine.retry_or_die(session, row, now_us, now_us, "expired", error, self._body_of)
 
-    def _hint_again(self, queue: Queue, now_us: int, stale_us: int, limit: int) -> int:
+    def _hint_again(self, queue: Queue, at_us: int, stale_us: int, limit: int) -> int:
         waiting = (
             select(SubmissionRow.id, SubmissionRow.queued_us)
             .where(
                 SubmissionRow.queue == queue,
                 SubmissionRow.state == "queued",
-                SubmissionRow.next_attempt_us <= now_us,
+                SubmissionRow.next_attempt_us <= at_us,
             )
             .order_by(SubmissionRow.queued_us, SubmissionRow.id)
             .limit(limit)
@@ -426,10 +427,11 @@ class WorkPart(Part):
         )
         fresh = exists().where(
             OutboxTable.submission_id == waiting.c.id,
-            or_(OutboxTable.published_us.is_(None), OutboxTable.published_us > now_us - stale_us),
+            or_(OutboxTable.published_us.is_(None), OutboxTable.published_us > at_us - stale_us),
         )
         with self._database.write() as session:
             ids = session.scalars(select(waiting.c.id).where(~fresh)).all()
+            now_us = self._clock()
             due = {"kind": "grade", "queue": queue, "created_us": now_us, "due_us": now_us}
             if ids:
                 session.execute(insert(OutboxTable), [due | {"submission_id": one} for one in ids])
