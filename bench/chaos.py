@@ -46,9 +46,9 @@ from services.webhooks import VerificationFailed, verify
 from services.worker.queue import GRADE, QUEUE_TROUBLE, Hints, make_app
 
 SETTLE_S = 300.0  # for everything to come to rest once nothing is broken any more
-EDGE_S = 12.0  # for a submission to reach the edge at which a fault is to strike
+EDGE_S = 30.0  # for a submission to reach the edge at which a fault is to strike
 CONTAINERS_GONE_S = 60.0
-MOST_WAITING = 6  # so that a run's end is soon reached
+MOST_WAITING = 4  # so that a run's end is soon reached
 PAUSE_S = (0.5, 3.0)
 
 # Short times, so that minutes show what would take days: retries, leases, the schedule of webhooks.
@@ -104,6 +104,13 @@ def kinds() -> dict[str, Kind]:
 
 
 _MIX = ("syntax", "solution", "exit", "problem", "syntax", "one bug", "syntax", "empty", "solution", "exit")
+# For edges that others do not reach, or pass by too fast to be met.
+_LASTING = {
+    "claimed": ("syntax", "solution", "exit", "problem", "one bug"),
+    "step": ("syntax", "solution", "exit", "problem", "one bug"),
+    "own run": ("solution", "problem", "one bug"),
+}
+_TRIES = 3
 
 
 @dataclass
@@ -229,7 +236,7 @@ class Stack:
         self.parts: dict[str, Part] = {}
         self._held: set[str] = set()
         self._lock = threading.RLock()
-        self._end = threading.Event()
+        self._stopping, self._end = threading.Event(), threading.Event()
         self._keeper = threading.Thread(target=self._keep, daemon=True)
         self._mounted = False
 
@@ -298,6 +305,8 @@ class Stack:
     def _keep(self) -> None:
         while not self._end.wait(0.1):
             with self._lock:
+                if self._stopping.is_set():
+                    continue  # but live on: what this thread started dies with it
                 for name, part in self.parts.items():
                     if not part.runs and name not in self._held:
                         self._launch(part)
@@ -319,9 +328,8 @@ class Stack:
 
     def stop_services(self) -> None:
         """Stop Assay's processes as an operator would, workers first."""
-        self._end.set()
-        if self._keeper.is_alive():
-            self._keeper.join()
+        with self._lock:
+            self._stopping.set()
         order = sorted(self.parts, key=lambda name: name == "runner")
         for name in order:
             self.parts[name].stop(20)
@@ -329,6 +337,7 @@ class Stack:
     def close(self) -> None:
         """Stop and remove everything."""
         self.stop_services()
+        self._end.set()
         self.redis.stop()
         if self.postgres.process is not None:
             self.postgres.resume()
@@ -606,9 +615,11 @@ class Chaos:
 
     def inject(self, fault: Fault, edge: str) -> None:
         """Hand in a program, wait until it is at the edge, strike."""
-        self._ease()
-        one = self.hand_in()
-        reached = self._await_edge(one, edge)
+        for _ in range(_TRIES):
+            self._ease()
+            one = self.hand_in(self.draw.choice(_LASTING.get(edge, _MIX)))
+            if reached := self._await_edge(one, edge):
+                break
         self.verdict.off_edge += not reached
         with contextlib.suppress(StoreUnavailable):
             fault.strike(self, one)

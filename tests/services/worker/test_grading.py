@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import threading
@@ -304,10 +305,8 @@ def test_whatever_call_breaks_there_is_one_verdict(bench: Bench, after: bool, er
     for call in range(20):
         one = bench.hand_in()
         fragile = Fragile(bench.store, call, after, error)
-        try:
+        with contextlib.suppress(Crash):
             bench.worker(fragile).work(one)  # type: ignore[arg-type]
-        except Crash:
-            pass
         if fragile.broke_in:
             broken.append(fragile.broke_in)
         for _ in range(3):
