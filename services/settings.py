@@ -304,7 +304,8 @@ class Settings(BaseSettings):
     webhook_schedule_s: str = Field(
         default="0,5,300,1800,7200,18000,36000,50400,72000,86400",
         pattern=r"^\d{1,7}(,\d{1,7}){0,49}$",
-        description="Pause before each attempt to deliver a webhook, the first included; it is dead after the last.",
+        description="Pauses before the attempts to deliver a webhook. The first is made at once whatever its pause, "
+        "and after the last the message is dead.",
     )
     webhook_jitter: float = Field(
         default=0.2, ge=0, le=1, description="Up to this share of such a pause is added to it by chance."

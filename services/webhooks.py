@@ -388,17 +388,17 @@ class Sender:
 
     def _connect(self, where: Target, clock: _Clock) -> socket.socket:
         """A connection to the first of the addresses that takes one; its handshake is still to be made."""
-        addresses = self._addresses(where, clock)
-        for address in addresses:
-            try:
-                plain = self._dial(address, where.port, clock.left_s())
-                break
-            except OSError:
-                if address == addresses[-1]:
-                    raise
+        plain = self._dial_any(self._addresses(where, clock), where.port, clock)
         if not where.https:
             return plain
         return self._tls.wrap_socket(plain, server_hostname=where.host, do_handshake_on_connect=False)
+
+    def _dial_any(self, addresses: Sequence[str], port: int, clock: _Clock) -> socket.socket:
+        """The addresses share the time, so that one that swallows everything leaves some to the next."""
+        for left, address in zip(range(len(addresses), 1, -1), addresses, strict=False):
+            with contextlib.suppress(OSError):
+                return self._dial(address, port, clock.left_s() / left)
+        return self._dial(addresses[-1], port, clock.left_s())
 
     def _addresses(self, where: Target, clock: _Clock) -> Sequence[str]:
         addresses = _within(clock, lambda: self._resolve(where.host, where.port))

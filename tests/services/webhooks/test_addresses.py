@@ -149,6 +149,18 @@ def test_the_next_address_is_tried_where_one_does_not_answer() -> None:
     assert delivery.error == "the connection was refused"
 
 
+def test_an_address_that_swallows_everything_leaves_time_for_the_next() -> None:
+    waits: list[float] = []
+
+    def dial(address: str, port: int, timeout_s: float) -> socket.socket:
+        waits.append(timeout_s)
+        raise TimeoutError
+
+    sender = Sender(timeout_s=60, resolve=lambda host, port: ["1.1.1.1", "1.0.0.1", "8.8.8.8"], dial=dial)
+    sender.send("POST", "https://hooks.example.com/", {}, b"")
+    assert [round(wait) for wait in waits] == [20, 30, 60]
+
+
 def test_a_name_that_resolves_to_nothing_is_an_error_of_the_receiver() -> None:
     delivery, _, _ = try_out("https://hooks.example.com/", [[]])
     assert delivery.error == "the name does not resolve"

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services import webhooks
 from services.webhooks import Delivery, Sender
@@ -161,6 +163,26 @@ def test_what_a_receiver_writes_is_made_printable(receiver: Start) -> None:
 def test_an_answer_that_is_not_http_is_a_failure(receiver: Start, answer: bytes) -> None:
     delivery = send(receiver(answer))
     assert delivery.status is None and delivery.error
+
+
+@given(
+    st.binary(max_size=300),
+    st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 500 X\r\nTransfer-Encoding: chunked\r\n\r\n"]),
+)
+def test_whatever_a_receiver_says_becomes_a_value(said: bytes, before: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    theirs.sendall(before + said)
+    theirs.shutdown(socket.SHUT_WR)
+
+    def dial(address: str, port: int, left_s: float) -> socket.socket:
+        return ours
+
+    sender = Sender(timeout_s=5, allow_private=True, resolve=lambda host, port: ["127.0.0.1"], dial=dial)
+    with theirs:
+        delivery = sender.send("POST", "http://hooks.example.com/", {}, b"")
+        assert theirs.recv(4) == b"POST"
+    assert delivery.delivered == (delivery.status is not None and 200 <= delivery.status < 300)
+    assert delivery.response_head.replace("\n", "").isprintable() or not delivery.response_head
 
 
 @pytest.mark.parametrize("chunks", [b"zz\r\n", b"-5\r\nx", b"5\r\nabc", b"ffffffffffffffffff\r\nx"])
