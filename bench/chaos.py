@@ -2,6 +2,7 @@
 
     make chaos                                   300 injections
     python -m bench.chaos --injections 60 --json chaos.json
+    python -m bench.chaos --minutes 20           as many as come to be in that time
 
 Real parts on this machine only: PostgreSQL, Redis, a Docker Engine of its own, the runner, Celery workers,
 relay, sweeper, API, and a receiver of webhooks that fails more often than not. Programs are handed in all
@@ -23,6 +24,7 @@ import os
 import platform
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -343,8 +345,8 @@ class Stack:
             self.postgres.resume()
             self.postgres.stop()
         self.engine.stop()
-        if self._mounted:
-            subprocess.run(["umount", "-l", str(self.scratch)], check=False)
+        for mounted in (self.scratch, self.folder / "engine" / "data"):
+            subprocess.run(["umount", "-l", str(mounted)], check=False, capture_output=True)
 
 
 def _image() -> str:
@@ -578,7 +580,7 @@ class Chaos:
         assert status in (200, 201, 202), made
         self.cohort = made["id"]
         first = self.hand_in("syntax")
-        self._until(lambda: self.state(first.id) in SETTLED, 240, "the first grading")
+        self._until(lambda: self.state(first.id) in SETTLED, 600, "the first grading")
 
     def hand_in(self, kind: str = "") -> HandedIn:
         """Hand in the next program, one in five to the cohort, one in six twice."""
@@ -792,8 +794,16 @@ class Chaos:
                 return found
 
 
-def run(injections: int, *, own_engine: bool, seed: int, say: Callable[[str], None], faults: str = "") -> Verdict:
-    """A whole run. Raises NotHere where a part is missing."""
+def run(
+    injections: int,
+    *,
+    own_engine: bool,
+    seed: int,
+    say: Callable[[str], None],
+    faults: str = "",
+    within_s: float = float("inf"),
+) -> Verdict:
+    """A whole run; no more injections after `within_s` or Ctrl-C. Raises NotHere where a part is missing."""
     draw = random.Random(seed)
     folder = Path(tempfile.mkdtemp(prefix="assay-chaos-"))
     folder.chmod(0o755)  # PostgreSQL's own user has to get through
@@ -812,9 +822,16 @@ def run(injections: int, *, own_engine: bool, seed: int, say: Callable[[str], No
             chaos = Chaos(stack, receiver, draw)
             say("everything runs; the controls are being graded")
             chaos.prepare()
-            for number, (fault, edge) in enumerate(plan(usable, injections, draw), 1):
-                say(f"{number:4}/{injections}  {time.monotonic() - began:6.0f} s  {fault.name} ({edge})")
-                chaos.inject(fault, edge)
+            try:
+                for number, (fault, edge) in enumerate(plan(usable, injections, draw), 1):
+                    passed_s = time.monotonic() - began
+                    if passed_s > within_s:
+                        say(f"no more injections after {passed_s:.0f} s")
+                        break
+                    say(f"{number:4}/{injections}  {passed_s:6.0f} s  {fault.name} ({edge})")
+                    chaos.inject(fault, edge)
+            except KeyboardInterrupt:
+                say("no more injections")
             say("left alone until everything rests")
             verdict = chaos.judge()
             chaos.store.close()
@@ -880,6 +897,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.chaos", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--injections", type=int, default=300, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was counted here, too")
+    parser.add_argument("--minutes", type=float, default=None, metavar="M", help="begin no injection after so long")
     parser.add_argument("--seed", type=int, default=None, help="of faults, edges and answers")
     parser.add_argument("--faults", default="", metavar="WORDS", help="only faults whose name has these words")
     parser.add_argument(
@@ -891,9 +909,19 @@ def main() -> int:
     def say(words: str) -> None:
         print(f"chaos: {words}", file=sys.stderr, flush=True)
 
+    # Even where they came ignored, and so that mounts and daemons are undone.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     say(f"seed {seed}")
     try:
-        verdict = run(given.injections, own_engine=not given.shared_engine, seed=seed, say=say, faults=given.faults)
+        verdict = run(
+            given.injections,
+            own_engine=not given.shared_engine,
+            seed=seed,
+            say=say,
+            faults=given.faults,
+            within_s=float("inf") if given.minutes is None else given.minutes * 60,
+        )
     except NotHere as error:
         say(str(error))
         return 2
