@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from importlib import metadata
@@ -9,7 +10,6 @@ from typing import Any
 
 from flask import Flask, Response
 from flask_openapi3.models.info import Info
-from flask_openapi3.models.schema import Schema
 from flask_openapi3.openapi import OpenAPI
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -102,10 +102,11 @@ def create_app(
 def _document(app: OpenAPI, settings: Settings) -> dict[str, Any]:
     """The OpenAPI document, with the report's schema, which no model of the API's own refers to."""
     schema = Report.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
-    for name, part in {**schema.pop("$defs"), "Report": schema}.items():
-        app.components_schemas[name] = Schema(**part)
     document: dict[str, Any] = app.api_doc
-    in_full = document["components"]["schemas"]["SubmissionInFull"]["properties"]["report"]
+    schemas = document["components"]["schemas"]
+    for part in ({**schema.pop("$defs"), "Report": schema}, *(room.schemas for room in _ROOMS)):
+        schemas.update(copy.deepcopy(part))
+    in_full = schemas["SubmissionInFull"]["properties"]["report"]
     in_full["anyOf"] = [{"$ref": "#/components/schemas/Report"}, {"type": "null"}]
     document["security"] = [{"key": []}]
     if settings.public_url:

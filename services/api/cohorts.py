@@ -274,6 +274,4 @@ def export_xlsx(path: CohortPath) -> Result:
     """Export a cohort as a spreadsheet."""
     cohort = _find(path.cohort_id)
     file = exports.spreadsheet(here().store.cohort_rows(cohort.id), _bugs(cohort))
-    response = _file(iter(lambda: file.read(1 << 16), b""), exports.XLSX, f"{cohort.id}.xlsx")
-    response.call_on_close(file.close)
-    return response
+    return _file(exports.chunks(file), exports.XLSX, f"{cohort.id}.xlsx")

@@ -31,6 +31,7 @@ _FORMULA = re.compile(r"\s*[=+\-@|%\t\r]")
 _NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 _LONGEST_CELL = 32_000
 _SPOOLED_BYTES = 4 << 20
+_CHUNK_BYTES = 1 << 16
 
 _FIXED = (
     "id",
@@ -127,10 +128,16 @@ def spreadsheet(rows: Iterable[CohortRow], bugs: tuple[Bug, ...]) -> IO[bytes]:
     sheet.append([_cell(sheet, name, bold=True) for name in header(bugs)])
     for row in rows:
         sheet.append([_cell(sheet, value) for value in cells(row, bugs)])
-    file = tempfile.SpooledTemporaryFile(max_size=_SPOOLED_BYTES)  # noqa: SIM115 — the response closes it
+    file = tempfile.SpooledTemporaryFile(max_size=_SPOOLED_BYTES)  # noqa: SIM115 — `chunks` closes it
     book.save(file)
     file.seek(0)
     return file
+
+
+def chunks(file: IO[bytes]) -> Iterator[bytes]:
+    """A file's content from here on; it is closed with the end of the response."""
+    with file:
+        yield from iter(lambda: file.read(_CHUNK_BYTES), b"")
 
 
 def _cell(sheet: Any, value: Cell, *, bold: bool = False) -> Any:

@@ -11,13 +11,12 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, Literal, TypeVar, get_origin
+from typing import Any, Literal, TypeVar, get_origin, get_type_hints
 
 from flask import Flask, Response, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models import OPENAPI3_REF_TEMPLATE
 from flask_openapi3.models.parameter import Parameter
-from flask_openapi3.models.schema import Schema
 from flask_openapi3.models.tag import Tag
 from flask_openapi3.utils import parse_rule
 from pydantic import BaseModel, ValidationError
@@ -89,6 +88,8 @@ class Room(APIBlueprint):
     def __init__(self, name: str, title: str, url_prefix: str = "/v1") -> None:
         super().__init__(name, __name__, url_prefix=url_prefix, abp_tags=[Tag(name=title)])
         self.operations: dict[str, Operation] = {}
+        # Whole, as pydantic writes them: flask-openapi3's own model of a schema leaves parts out.
+        self.schemas: dict[str, Any] = {}
 
     def route_for(
         self,
@@ -118,6 +119,8 @@ class Room(APIBlueprint):
             self.operations[f"{self.name}.{handler.__name__}"] = Operation(access, size)
             summary, _, description = (handler.__doc__ or "").strip().partition("\n")
             extensions: dict[str, Any] = {}
+            if body := get_type_hints(handler).get("body"):
+                self._component(body, "validation")
             if takes:
                 extensions["requestBody"] = {"required": True, "content": self._content(takes)}
             register = getattr(super(Room, self), method.lower())
@@ -157,9 +160,7 @@ class Room(APIBlueprint):
 
     def _component(self, model: type[BaseModel], mode: Literal["validation", "serialization"]) -> str:
         schema = model.model_json_schema(ref_template=OPENAPI3_REF_TEMPLATE, mode=mode)
-        for name, definition in schema.pop("$defs", {}).items():
-            self.components_schemas[name] = Schema(**definition)
-        self.components_schemas[model.__name__] = Schema(**schema)
+        self.schemas |= {**schema.pop("$defs", {}), model.__name__: schema}
         return OPENAPI3_REF_TEMPLATE.format(model=model.__name__)
 
     def _responses(
@@ -178,11 +179,11 @@ class Room(APIBlueprint):
                     name: {"description": text, "schema": {"type": "string"}} for name, text in answer.headers
                 }
         always = (400, 413, 422, 429, 500, 503) + (() if access == EVERYBODY else (401, 403))
+        said = {PROBLEM_JSON: {"schema": {"$ref": OPENAPI3_REF_TEMPLATE.format(model=Problem.__name__)}}}
+        if access == INTEGRATION:
+            said[JSON] = {"schema": {}}  # in the vendor's words
         for status in sorted({*always, *problems}):
-            found[status] = {
-                "description": HTTPStatus(status).phrase,
-                "content": {PROBLEM_JSON: {"schema": {"$ref": OPENAPI3_REF_TEMPLATE.format(model=Problem.__name__)}}},
-            }
+            found[status] = {"description": HTTPStatus(status).phrase, "content": said}
         return found
 
     @staticmethod

@@ -251,7 +251,9 @@ def erase_submission(path: SubmissionPath) -> Result:
 
 # --- progress --------------------------------------------------------------------------
 
-_EVENT_STREAM = Media("text/event-stream")
+# OpenAPI 3.1 has no word for streams; the schema is that of one event.
+_EVENT = {"id": {"type": "string"}, "event": {"type": "string"}, "data": {"type": "string"}}
+_EVENT_STREAM = Media("text/event-stream", {"type": "object", "properties": _EVENT})
 _LAST_EVENT = {
     "name": "Last-Event-ID",
     "in": "header",

@@ -52,7 +52,12 @@ ONE_FORM = Media(
         "properties": {"file": _BINARY, **SubmissionForm.model_json_schema()["properties"]},
     },
 )
-_FILES = {"type": "array", "items": _BINARY, "description": "Programs (.py), zips of them, JSON lines (.jsonl)."}
+_FILES = {
+    "type": "array",
+    "items": _BINARY,
+    "minItems": 1,
+    "description": "Programs (.py), zips of them, JSON lines (.jsonl).",
+}
 COHORT_FORM = Media(
     FORM,
     {
