@@ -29,6 +29,7 @@ from services.worker.queue import QUEUES, WEBHOOKS, QueueName, service_folder, s
 from services.worker.supervisor import NotReady, Program, Supervisor, die_with_parent
 
 _PREDECESSOR_S = 10.0  # for what a killed `assay serve` left to be gone
+_START_S = 120.0  # for a process to import what it needs, on a machine that does something else too
 _LAST_WORDS_S = 20.0  # over soft_stop_s, until a worker is killed
 
 _PROCESSES = """\b
@@ -147,7 +148,9 @@ def _programs(settings: Settings, redis_fd: int) -> list[Program]:
     programs.append(Program("relay", _assay("relay"), 2))
     programs.append(Program("sweeper", _assay("sweeper"), 2))
     port = {"ASSAY_API_PORT": str(settings.api_port)}
-    programs.append(Program("api", _assay("api"), 3, port, lambda: _listens(settings), stop_s=_LAST_WORDS_S))
+    programs.append(
+        Program("api", _assay("api"), 2, port, lambda: _listens(settings), ready_s=_START_S, stop_s=_LAST_WORDS_S)
+    )
     return programs
 
 
@@ -166,7 +169,7 @@ def _runner(settings: Settings) -> Program:
         argv,
         1,
         ready=lambda: _runner_answers(path),
-        ready_s=settings.limit_start_time_s + _LAST_WORDS_S,
+        ready_s=settings.limit_start_time_s + _START_S,
         stop_s=settings.runner_grace_s + _LAST_WORDS_S,
     )
 

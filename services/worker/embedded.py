@@ -82,4 +82,4 @@ def redis_program(settings: Settings, lock_fd: int) -> Program:
             return False
 
     # SIGTERM, so that it writes down what it has even when `assay serve` is killed.
-    return Program("redis", argv, 0, ready=ready, death_signal=signal.SIGTERM, keep_fds=(lock_fd,))
+    return Program("redis", argv, 0, ready=ready, awaited=True, death_signal=signal.SIGTERM, keep_fds=(lock_fd,))

@@ -37,7 +37,8 @@ class Program:
 
     Args:
         stage: lower ones start first and stop last.
-        ready: asked until it says so before a higher stage starts.
+        ready: asked until it says so.
+        awaited: whether higher stages start only then; else they come up beside it.
         stop_s: how long it may take to end after SIGTERM before it is killed.
         death_signal: what it gets when the supervisor is no more.
         keep_fds: descriptors that it inherits.
@@ -49,6 +50,7 @@ class Program:
     environment: Mapping[str, str] = field(default_factory=dict)
     ready: Callable[[], bool] = lambda: True
     ready_s: float = 30.0
+    awaited: bool = False
     stop_s: float = 10.0
     death_signal: signal.Signals = signal.SIGKILL
     keep_fds: Sequence[int] = ()
@@ -85,13 +87,13 @@ class Supervisor:
         self._pause_s, self._longest_pause_s = pause_s, longest_pause_s
 
     def start(self, stop: threading.Event) -> None:
-        """Start all, each stage once the one before is ready. Raises NotReady."""
-        for stage in sorted({child.program.stage for child in self._children}):
-            children = [child for child in self._children if child.program.stage == stage]
-            for child in children:
-                child.start()
-            for child in children:
+        """Start all and wait until all are ready. Raises NotReady."""
+        for child in self._children:
+            child.start()
+            if child.program.awaited:
                 self._await(child, stop)
+        for child in self._children:
+            self._await(child, stop)
 
     def _await(self, child: _Child, stop: threading.Event) -> None:
         deadline = time.monotonic() + child.program.ready_s

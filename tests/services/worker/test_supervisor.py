@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -80,7 +81,7 @@ def test_a_killed_program_comes_back(stop: threading.Event) -> None:
     assert not lives(last)
 
 
-def test_a_stage_starts_when_the_one_before_is_ready_and_stops_before_it(tmp_path: Path, stop: threading.Event) -> None:
+def test_a_stage_starts_when_what_it_awaits_is_ready_and_stops_before_it(tmp_path: Path, stop: threading.Event) -> None:
     log = tmp_path / "log"
 
     def noting(name: str) -> list[str]:
@@ -97,9 +98,8 @@ def test_a_stage_starts_when_the_one_before_is_ready_and_stops_before_it(tmp_pat
     def ready(name: str) -> Callable[[], bool]:
         return lambda: log.exists() and f"start {name}" in log.read_text()
 
-    supervisor = Supervisor(
-        [Program(name, noting(name), stage, ready=ready(name)) for name, stage in zip("ba", (1, 0), strict=True)]
-    )
+    programs = [Program("b", noting("b"), 1, ready=ready("b")), Program("a", noting("a"), 0, ready=ready("a"))]
+    supervisor = Supervisor([programs[0], dataclasses.replace(programs[1], awaited=True)])
     supervisor.start(stop)
     supervisor.stop()
     assert log.read_text().split("\n") == ["start a", "start b", "stop b", "stop a", ""]
