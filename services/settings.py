@@ -205,6 +205,9 @@ class Settings(BaseSettings):
     api_metrics_public: bool = Field(
         default=False, description="Let /metrics be read without a key; else it takes one with the scope read."
     )
+    api_metrics_cache_s: float = Field(
+        default=2.0, ge=0, description="How old the counts in /metrics may be; the database is asked no more often."
+    )
     idempotency_ttl_s: float = Field(default=86_400.0, gt=0, description="How long an Idempotency-Key is remembered.")
     sse_heartbeat_s: float = Field(default=15.0, gt=0, description="Longest silence of an event stream.")
     sse_poll_s: float = Field(default=0.5, gt=0, description="How often an event stream looks for news.")
@@ -286,6 +289,13 @@ class Settings(BaseSettings):
         ge=0,
         description="How long a worker whose sandbox does not answer holds a hint before it leaves it to others.",
     )
+    worker_metrics_port: int = Field(
+        default=0,
+        ge=0,
+        le=65_535,
+        description="Port at which a worker tells its own metrics; 0: none, as in `assay serve`, whose API tells them.",
+    )
+    worker_metrics_host: str = Field(default="127.0.0.1", description="Address of that port.")
     store_patience_s: float = Field(
         default=300.0, ge=0, description="How long a worker with a result waits for a database that does not answer."
     )

@@ -81,7 +81,7 @@ def create_app(
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
-    service = Service(settings, store, observe.Metrics(store), catalogue)
+    service = Service(settings, store, observe.Metrics(store, settings.api_metrics_cache_s), catalogue)
     app.extensions[EXTENSION] = service
     observe.install(app, service.metrics)
     problems.install(app)

@@ -142,6 +142,14 @@ class _Desk:
             if seen.response is None:
                 raise ats.Refusal(409, "the first copy is still being handled", {"Retry-After": _RETRY_S})
             return _receipt(seen.response)
+        try:
+            return self._take(asked)
+        except BaseException:
+            store.inbound_forget(record.id, asked.message_id)
+            raise
+
+    def _take(self, asked: ats.SubmissionRequest) -> ats.Receipt:
+        store, record = self._service.store, self._record
         self._require_room()
         new = NewSubmission(
             challenge=asked.challenge,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
+from typing import get_args
 
 from flask import Flask, Response, g, request
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -16,7 +18,7 @@ from structlog.contextvars import bind_contextvars, clear_contextvars
 from services.logs import logger
 from services.store import Store, StoreUnavailable
 from services.store.ids import new_id
-from services.store.records import StoreCounts
+from services.store.records import MessageState, Queue, StoreCounts, SubmissionState
 
 log = logger("api")
 
@@ -32,7 +34,7 @@ class Metrics:
     all processes that share the folder.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, cache_s: float = 0.0) -> None:
         own = CollectorRegistry()
         self.seconds = Histogram(
             "assay_http_request_seconds",
@@ -48,7 +50,7 @@ class Metrics:
             MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
         else:
             self._registry = own
-        self._registry.register(_StoreCounts(store))
+        self._registry.register(_StoreCounts(store, cache_s))
 
     def text(self) -> bytes:
         """The exposition of this moment."""
@@ -58,8 +60,11 @@ class Metrics:
 class _StoreCounts(Collector):
     """Gauges that every process of the service would answer alike: they come from the store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, cache_s: float) -> None:
         self._store = store
+        self._cache_s = cache_s
+        self._lock = threading.Lock()
+        self._last: tuple[float, StoreCounts] | None = None
 
     def describe(self) -> list[Metric]:
         """Nothing, so that registering does not ask the store."""
@@ -69,7 +74,7 @@ class _StoreCounts(Collector):
         """The store's counts as they are now; only `assay_store_up` where it does not answer."""
         up = GaugeMetricFamily("assay_store_up", "1 where the database answers.")
         try:
-            counts = self._store.counts()
+            counts = self._counts()
         except StoreUnavailable:
             up.add_metric([], 0)
             yield up
@@ -78,11 +83,21 @@ class _StoreCounts(Collector):
         yield up
         yield from _families(counts)
 
+    def _counts(self) -> StoreCounts:
+        """The counts, asked for at most every so often: they read whole indexes."""
+        with self._lock:
+            now_s = time.monotonic()
+            if self._last is None or now_s - self._last[0] >= self._cache_s:
+                self._last = now_s, self._store.counts()
+            return self._last[1]
+
 
 def _families(counts: StoreCounts) -> Iterator[Metric]:
     depth = GaugeMetricFamily("assay_submissions", "Submissions, by queue and state.", labels=("queue", "state"))
-    for (queue, state), number in counts.submissions.items():
-        depth.add_metric([queue, state], number)
+    # Zeros are told too, so that a graph begins before the first of its kind.
+    for queue in get_args(Queue):
+        for state in get_args(SubmissionState):
+            depth.add_metric([queue, state], counts.submissions.get((queue, state), 0))
     yield depth
     waiting = GaugeMetricFamily("assay_oldest_waiting_seconds", "Age of the oldest that is due.", labels=("queue",))
     for queue, seconds in counts.oldest_waiting_s.items():
@@ -93,8 +108,8 @@ def _families(counts: StoreCounts) -> Iterator[Metric]:
         verdicts.add_metric([verdict], number)
     yield verdicts
     messages = GaugeMetricFamily("assay_webhook_messages", "Outgoing webhook messages.", labels=("state",))
-    for kind, number in counts.messages.items():
-        messages.add_metric([kind], number)
+    for kind in get_args(MessageState):
+        messages.add_metric([kind], counts.messages.get(kind, 0))
     yield messages
     yield GaugeMetricFamily("assay_outbox_pending", "Hints not yet on the queue.", value=counts.outbox_pending)
 

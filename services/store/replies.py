@@ -91,6 +91,13 @@ class ReplyPart(Part):
                 raise NotFound("this message was not begun")
             row.status, row.response = "done", _as_json(response)
 
+    def inbound_forget(self, integration_id: str, message_id: str) -> None:
+        """The message was refused for now and may come again: drop one that is in flight."""
+        with self._database.write() as session:
+            row = _locked_inbound(session, integration_id, message_id)
+            if row is not None and row.status != "done":
+                session.delete(row)
+
     def idempotency_begin(
         self, api_key_id: str, key: str, fingerprint: str, *, ttl_s: float = 86_400, takeover_s: float = 60.0
     ) -> IdempotencyState:

@@ -32,7 +32,13 @@ class Api:
         self.database = folder / "assay.db"
         self.ahead_us = 0
         # The limits are tried where they are the subject.
-        given = {"state_dir": folder, "api_rate_limit": "100000/minute", "sse_poll_s": 0.02, **settings}
+        given = {
+            "state_dir": folder,
+            "api_rate_limit": "100000/minute",
+            "sse_poll_s": 0.02,
+            "api_metrics_cache_s": 0,
+            **settings,
+        }
         self.settings = Settings(**given)
         self.url = f"sqlite:///{self.database}"
         self.store = Store.open(self.url, clock=lambda: time.time_ns() // 1000 + self.ahead_us)
