@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import shutil
 import socket
 import sys
 import time
@@ -131,10 +132,10 @@ def _prepare_store(settings: Settings) -> None:
 
 def _programs(settings: Settings, redis_fd: int) -> list[Program]:
     programs = [] if settings.redis_url else [redis_program(settings, redis_fd)]
-    shared: dict[str, str] = {}
+    shared = {"PROMETHEUS_MULTIPROC_DIR": str(_empty_folder(service_folder(settings) / "metrics"))}
     if settings.sandbox == "auto" and not _runner_answers(settings.runner_socket):
         programs.append(_runner(settings))
-        shared = {"ASSAY_SANDBOX": "runner", "ASSAY_RUNNER_SOCKET": str(_runner_socket(settings))}
+        shared |= {"ASSAY_SANDBOX": "runner", "ASSAY_RUNNER_SOCKET": str(_runner_socket(settings))}
     slots: Mapping[QueueName, int] = {
         "interactive": settings.worker_interactive_slots,
         "cohort": settings.worker_cohort_slots,
@@ -147,11 +148,18 @@ def _programs(settings: Settings, redis_fd: int) -> list[Program]:
         programs.append(Program(f"worker {queue}", argv, 2, shared, stop_s=limit_s))
     programs.append(Program("relay", _assay("relay"), 2))
     programs.append(Program("sweeper", _assay("sweeper"), 2))
-    port = {"ASSAY_API_PORT": str(settings.api_port)}
+    port = {**shared, "ASSAY_API_PORT": str(settings.api_port)}
     programs.append(
         Program("api", _assay("api"), 2, port, lambda: _listens(settings), ready_s=_START_S, stop_s=_LAST_WORDS_S)
     )
     return programs
+
+
+def _empty_folder(path: Path) -> Path:
+    """Where this start's processes put their metrics."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(mode=0o700)
+    return path
 
 
 def _assay(*words: str) -> list[str]:

@@ -17,6 +17,7 @@ from services.worker import relay as relaying
 from services.worker import sweeper as sweeping
 from services.worker.delivery import Deliverer
 from services.worker.grading import EngineGrader, Grader
+from services.worker.instruments import Instruments
 from services.worker.loops import stop_signal
 from services.worker.program import SoftStop, run_worker, worker_name
 from services.worker.queue import QUEUE_TROUBLE, QUEUES, WEBHOOKS, Hints, QueueName, add_tasks, make_app
@@ -109,7 +110,9 @@ def worker(ctx: click.Context, queues: tuple[QueueName, ...], slots: int) -> Non
 def _work(backend: Backend, queues: tuple[QueueName, ...], slots: int) -> int:
     settings = backend.settings
     store, app, sandboxes = open_store(settings, slots), make_app(settings), make_sandboxes(backend, slots)
-    hints = Hints(app)
+    hints, instruments = Hints(app), Instruments()
+    if settings.worker_metrics_port:
+        instruments.listen(settings.worker_metrics_port, settings.worker_metrics_host)
     grader = Grader(
         store,
         sandboxes,
@@ -117,8 +120,9 @@ def _work(backend: Backend, queues: tuple[QueueName, ...], slots: int) -> int:
         worker_name(queues),
         EngineGrader(settings),
         on_result=lambda: _have_sent(hints),
+        instruments=instruments,
     )
-    deliverer = Deliverer(store, Sender.of(settings), settings)
+    deliverer = Deliverer(store, Sender.of(settings), settings, instruments=instruments)
     add_tasks(app, grader.work, deliverer.work)
     if set(queues) != {WEBHOOKS}:
         _look_at(sandboxes)

@@ -25,6 +25,7 @@ from services.store import (
     Submission,
 )
 from services.webhooks import Decision, Delivery, Schedule, Sender, decide
+from services.worker.instruments import Instruments
 
 log = logger("webhooks")
 
@@ -50,6 +51,7 @@ class Deliverer:
     settings: Settings
     now_us: Callable[[], int] = lambda: time.time_ns() // 1000
     draw: Callable[[], float] = random.random
+    instruments: Instruments = field(default_factory=Instruments)
     _stopping: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -78,6 +80,7 @@ class Deliverer:
         try:
             at_us = self.now_us()
             delivery, decision = self._send(due)
+            self.instruments.attempted(delivery.status)
             self._record(due, at_us, delivery, decision)
         except StoreUnavailable as error:
             log.warning("not recorded", message=due.message.id, error=str(error)[:300])

@@ -20,6 +20,7 @@ from sandbox.spec import Sandbox, SandboxUnavailable, StepListener
 from services.logs import logger
 from services.settings import Settings
 from services.store import Claim, Store, StoreUnavailable
+from services.worker.instruments import Instruments
 from services.worker.lease import Lease, Over
 from services.worker.sandboxes import Held, Sandboxes, WeakHost
 
@@ -64,6 +65,7 @@ class Grader:
     name: str
     grade_one: GradeOne
     on_result: Callable[[], None] = lambda: None
+    instruments: Instruments = field(default_factory=Instruments)
     _leases: set[Lease] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stopping: threading.Event = field(default_factory=threading.Event)
@@ -81,6 +83,7 @@ class Grader:
                 log.exception("a grading failed in an unforeseen way")
                 outcome = "left"
             log.info("hint worked off", outcome=outcome)
+            self.instruments.worked_off(outcome)
             return outcome
 
     def stop(self) -> None:
@@ -193,6 +196,7 @@ class Grader:
         if not self._patiently(lease, lambda: self.store.finish(lease.claim, report)):
             log.warning("the claim was over; this report is not kept")
             return "too late"
+        self.instruments.graded(report)
         self.on_result()
         return report.outcome
 
