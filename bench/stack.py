@@ -314,6 +314,12 @@ class Client:
             with refusal:
                 return refusal.code, _json(refusal.read())
 
+    def text(self, path: str) -> str:
+        """The body of a page that is there."""
+        request = urllib.request.Request(self.base + path, headers={"Authorization": f"Bearer {self._key}"})
+        with urllib.request.urlopen(request, timeout=self._timeout_s) as answer:
+            return str(answer.read().decode())
+
     def submit(self, source: str, key: str, cohort: str = "", patience_s: float = 60.0) -> str:
         """Hand in a file until it is taken, as the same request each time; the id of submission or cohort."""
         deadline = time.monotonic() + patience_s

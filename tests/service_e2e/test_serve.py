@@ -57,6 +57,14 @@ def test_a_file_goes_in_and_its_report_comes_out_by_signed_webhook(served: Serve
     client.call("DELETE", f"/v1/webhook-endpoints/{endpoint_id}")
 
 
+def test_metrics_tell_of_api_and_workers(served: Served) -> None:
+    text = served.client().text("/metrics")
+    assert "assay_http_request_seconds_count" in text
+    assert 'assay_submissions{queue="interactive",state="graded"}' in text
+    assert 'assay_grade_seconds_count{phase="own run"}' in text
+    assert "assay_deliveries_total" in text
+
+
 def test_progress_is_told_step_by_step(served: Served) -> None:
     one = served.client().submit(kinds()["syntax"].source, "e2e-2")
     until(lambda: state_of(served, one) == "invalid", GRADE_S, "the report")
