@@ -185,6 +185,9 @@ class Settings(BaseSettings):
     api_max_submission_request_bytes: int = Field(
         default=4 << 20, gt=0, description="Largest request with one submission; JSON may need twice its size or more."
     )
+    api_max_cohort_json_bytes: int = Field(
+        default=32 << 20, gt=0, description="Largest cohort as one JSON object, which is held in memory whole."
+    )
     api_max_json_bytes: int = Field(default=256 << 10, gt=0, description="Largest other request.")
     api_max_archive_directory_bytes: int = Field(
         default=4 << 20, gt=0, description="Largest list of members of a zip that comes over the network."

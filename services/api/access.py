@@ -100,7 +100,8 @@ def _principal() -> str:
         return key.id
     operation = _operation()
     if operation is not None and operation.access == INTEGRATION:
-        return f"hook:{(request.view_args or {}).get('integration', '')}"
+        # With the address, so that a stranger who knows the name cannot use up what is the vendor's.
+        return f"hook:{(request.view_args or {}).get('integration', '')}:{request.remote_addr}"
     return f"address:{request.remote_addr}"
 
 

@@ -31,7 +31,15 @@ from services.api.paging import LINK, listed
 from services.api.problems import ApiProblem, retry_after
 from services.api.routing import Answer, Media, Result, Room, needs
 from services.api.service import Service, actor, here, key
-from services.store import SETTLED, Event, NewSubmission, StoredResponse, Submission, SubmissionFilters
+from services.store import (
+    SETTLED,
+    Event,
+    NewSubmission,
+    StoredResponse,
+    StoreUnavailable,
+    Submission,
+    SubmissionFilters,
+)
 
 room = Room("submissions", "Submissions")
 PLAIN = Media("text/plain")
@@ -305,6 +313,14 @@ def _last_event(query: EventsQuery) -> int:
 
 
 def _stream(service: Service, submission_id: str, last: int) -> Iterator[str]:
+    """The frames of a stream; one that loses its store just ends, and its client comes back."""
+    try:
+        yield from _frames(service, submission_id, last)
+    except StoreUnavailable as error:
+        log.warning("event stream cut off", submission=submission_id, error=str(error))
+
+
+def _frames(service: Service, submission_id: str, last: int) -> Iterator[str]:
     """Events as they come, until the submission is settled or the stream is old."""
     settings = service.settings
     began = spoke = time.monotonic()

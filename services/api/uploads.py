@@ -159,6 +159,7 @@ def _form(model: Any) -> Any:
 def new_cohort(parameters: CohortParameters) -> tuple[CohortForm, Batch]:
     """Name, challenge and programs of a request that makes a cohort. Raises ApiProblem."""
     if request.mimetype == JSON:
+        _bound_json()
         given = json_body(CohortGiven)
         return CohortForm(name=given.name, challenge=given.challenge), _from_json(given.submissions)
     if request.mimetype == FORM:
@@ -170,9 +171,18 @@ def new_cohort(parameters: CohortParameters) -> tuple[CohortForm, Batch]:
         raise invalid(error, "query") from None
 
 
+def _bound_json() -> None:
+    """JSON is held whole while it is read, so less of it is taken than of a file."""
+    most = here().settings.api_max_cohort_json_bytes
+    if (request.content_length or 0) > most:
+        raise ApiProblem(413, f"At most {most:,} bytes of JSON are taken; send files or JSON lines.", "too-large")
+    request.max_content_length = min(most, request.max_content_length or most)
+
+
 def more_programs() -> Batch:
     """The programs of a request that adds to a cohort. Raises ApiProblem."""
     if request.mimetype == JSON:
+        _bound_json()
         return _from_json(json_body(CohortSubmissions).submissions)
     if request.mimetype == FORM:
         if request.form:

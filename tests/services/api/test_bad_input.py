@@ -180,6 +180,14 @@ class TestSizes:
         response = api("POST", "/submissions", input_stream=stream, content_length=100, content_type=JSON)
         problem(response, 400)
 
+    def test_a_cohort_as_json_is_bounded_by_itself(self, make_api: Any):
+        api = make_api(api_max_cohort_json_bytes=500)
+        submissions = [{"source": "x" * 600}]
+        body = {"name": "x", "challenge": "spiral", "submissions": submissions}
+        problem(api("POST", "/cohorts", json=body), 413, "too-large")
+        environ = {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked", **Endless().environ("")}
+        problem(api("POST", "/cohorts", content_type=JSON, environ_overrides=environ), 413)
+
     def test_a_line_without_end(self, make_api: Any):
         api = make_api(api_max_submission_request_bytes=1000)
         data = b'{"source": "' + b"x" * 5000

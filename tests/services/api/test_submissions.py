@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import statistics
 import time
 from typing import Any
 
@@ -40,13 +41,13 @@ class TestSubmit:
         assert "max-age" in response.headers["Strict-Transport-Security"]
 
     def test_it_is_fast(self, api: Api):
-        """Well under 50 ms, measured in this process; the best of several, for others use the machine too."""
+        """Well under 50 ms: processor time, client included, for the machine is shared with other tests."""
         spent = []
         for _ in range(30):
-            began = time.perf_counter()
+            began = time.thread_time()
             api.submit()
-            spent.append(time.perf_counter() - began)
-        assert min(spent) < 0.025
+            spent.append(time.thread_time() - began)
+        assert statistics.median(spent) < 0.025
 
     def test_a_full_queue_is_429_with_retry_after(self, make_api: Any):
         api = make_api(api_backlog_limit=2, api_backlog_retry_s=7)
