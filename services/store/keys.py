@@ -14,7 +14,7 @@ from services.store.errors import NotFound
 from services.store.ids import ALPHABET, KEY, new_id
 from services.store.part import Part, us
 from services.store.records import SCOPES, ApiKey, Scope
-from services.store.tables import ApiKeyRow
+from services.store.tables import ApiKeyRow, clean
 
 MARK = "assay_"  # lets scanners find a secret that leaked
 _PREFIX_CHARS, _SECRET_CHARS = 8, 40
@@ -52,8 +52,8 @@ class KeyPart(Part):
 
     def authenticate(self, secret: str) -> ApiKey | None:
         """Whose secret this is; None where it is nobody's, revoked or expired. Notes the use once a minute."""
-        core = secret.removeprefix(MARK)
-        if core == secret:
+        core = clean(secret.removeprefix(MARK))
+        if not secret.startswith(MARK):
             return None
         now_us = self._clock()
         with self._database.read() as session:
@@ -88,7 +88,7 @@ class KeyPart(Part):
 
 
 def _hash(core: str) -> str:
-    return hashlib.sha256((MARK + core).encode("utf-8", "replace")).hexdigest()
+    return hashlib.sha256((MARK + core).encode()).hexdigest()
 
 
 def _record(row: ApiKeyRow) -> ApiKey:

@@ -23,6 +23,7 @@ import psycopg
 import pytest
 
 _USER = "postgres"
+_CLUSTER = ("--username", _USER, "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
 _START_S, _STOP_S = 30, 10
 
 
@@ -69,8 +70,7 @@ def postgres_server() -> Iterator[PostgresServer]:
             account = pwd.getpwnam(_USER)
             os.chown(folder, account.pw_uid, account.pw_gid)
         made = subprocess.run(
-            [*_as_nobody_special(), programs / "initdb", "--pgdata", folder / "data", "--auth=trust"]
-            + ["--username", _USER, "--encoding=UTF8", "--locale=C", "--no-sync"],
+            [*_as_nobody_special(), programs / "initdb", "--pgdata", folder / "data", *_CLUSTER],
             capture_output=True,
             text=True,
             cwd="/",

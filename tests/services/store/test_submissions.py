@@ -415,7 +415,7 @@ def test_any_text_is_kept(store: Store, submit: Submit, make_report: Callable[..
 
 
 def test_numbers_that_no_database_holds_are_a_value_error(store: Store) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"large|range"):
         store.list_submissions(SubmissionFilters(created_from_us=1 << 70))
 
 

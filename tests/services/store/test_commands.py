@@ -1,0 +1,85 @@
+"""`assay db`, `assay keys`, `assay audit` from a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from services.store import Store
+
+Assay = Callable[..., Result]
+
+
+@pytest.fixture
+def assay(desk: Any) -> Assay:
+    return desk  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def url(desk: Any) -> str:
+    address: str = desk.backend.settings.store_url()
+    return address
+
+
+def test_the_schema_goes_up_and_down(assay: Assay) -> None:
+    assert assay("db", "current").exit_code == 4, "no database yet"
+    up = assay("db", "upgrade")
+    assert (up.exit_code, up.stdout.strip()) == (0, Store.needed_revision())
+    assert assay("db", "current").exit_code == 0
+    assert assay("db", "downgrade", "base").exit_code == 1, "asks first"
+    down = assay("db", "downgrade", "base", "--yes")
+    assert (down.exit_code, down.stdout.strip()) == (0, "base")
+    behind = assay("db", "current")
+    assert (behind.exit_code, behind.stdout.strip()) == (1, "base")
+    assert assay("db", "upgrade", "nothing").exit_code == 2
+
+
+def test_a_key_is_made_listed_and_revoked(assay: Assay, url: str) -> None:
+    assay("db", "upgrade")
+    made = assay("keys", "create", "careers\x1b[2J", "--scope", "read", "--scope", "submit", "--expires-days", "3")
+    secret = made.stdout.strip()
+    with contextlib.closing(Store.open(url)) as store:
+        key = store.authenticate(secret)
+    assert key is not None and key.scopes == ("submit", "read") and key.expires_us is not None
+    assert secret not in made.stderr and "\x1b" not in made.stderr
+    listed = assay("keys", "list")
+    assert "live" in listed.stdout and "\x1b" not in listed.stdout and secret not in listed.stdout
+    assert assay("keys", "revoke", key.id).exit_code == 0
+    (shown,) = json.loads(assay("keys", "list", "--json").stdout)
+    assert shown["id"] == key.id and shown["revoked"] is not None
+    assert assay("keys", "revoke", "key_none").exit_code == 2
+    assert json.loads(assay("keys", "create", "x", "--scope", "read", "--json").stdout)["secret"].startswith("assay_")
+    assert assay("keys", "create", "x").exit_code == 2
+
+
+def test_the_audit_log_is_shown_and_checked(assay: Assay, url: str) -> None:
+    assay("db", "upgrade")
+    assert assay("audit", "verify").exit_code == 0
+    assay("keys", "create", "careers", "--scope", "read")
+    verified = assay("audit", "verify")
+    head = verified.stdout.strip()
+    assert verified.exit_code == 0 and len(head) == 64
+    assert assay("audit", "verify", "--head", head).exit_code == 0
+    assert assay("audit", "verify", "--head", "0" * 64).exit_code == 1
+    assert "key.create" in assay("audit", "log").stdout
+    (line,) = json.loads(assay("audit", "log", "--json").stdout)
+    assert (line["actor"], line["hash"]) == ("command line", head)
+    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
+        connection.execute("DROP TRIGGER audit_keeps_words")
+        connection.execute("UPDATE audit SET actor = 'nobody'")
+    found = assay("audit", "verify")
+    assert found.exit_code == 1 and "line 1" in found.stderr
+
+
+def test_a_missing_schema_is_named(assay: Assay) -> None:
+    assay("db", "upgrade")
+    assay("db", "downgrade", "base", "--yes")
+    for words in (("keys", "list"), ("audit", "verify"), ("audit", "log")):
+        refused = assay(*words)
+        assert refused.exit_code == 4 and "assay db upgrade" in refused.stderr

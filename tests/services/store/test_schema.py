@@ -1,0 +1,166 @@
+"""Migrations go up and down on both databases, and what stands in the way of the store is named."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+import services.store.migrations
+from services.store import NewSubmission, Store, StoreUnavailable
+from services.store.database import Database
+from services.store.tables import Table
+from tests.services.conftest_services import PostgresServer
+
+from .conftest import BOTH
+
+REVISIONS = [
+    script.revision for script in ScriptDirectory(str(Path(services.store.migrations.__file__).parent)).walk_revisions()
+][::-1]
+
+
+@pytest.fixture(params=BOTH)
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database with nothing in it, of each kind."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'new' / 'assay.db'}"
+    else:
+        yield request.getfixturevalue("postgres_url")
+
+
+def tables(url: str) -> list[str]:
+    if url.startswith("sqlite"):
+        with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+            rows = connection.execute("SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'").fetchall()
+    else:
+        with psycopg.connect(url) as pg:
+            rows = pg.execute("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace").fetchall()
+            rows += pg.execute("SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace").fetchall()
+    return sorted(name for (name,) in rows)
+
+
+def test_every_revision_goes_up_down_and_up(empty_url: str) -> None:
+    Store.upgrade(empty_url, REVISIONS[0])
+    seen = {REVISIONS[0]: tables(empty_url)}
+    for revision in REVISIONS[1:]:
+        Store.upgrade(empty_url, revision)
+        seen[revision] = tables(empty_url)
+    for revision in REVISIONS[-2::-1]:
+        Store.downgrade(empty_url, revision)
+        assert (Store.current(empty_url), tables(empty_url)) == (revision, seen[revision])
+    Store.downgrade(empty_url, "base")
+    assert Store.current(empty_url) is None
+    left = [name for name in tables(empty_url) if not name.startswith("alembic_version")]
+    assert left == []
+    Store.upgrade(empty_url)
+    assert (Store.current(empty_url), tables(empty_url)) == (REVISIONS[-1], seen[REVISIONS[-1]])
+
+
+def test_migrations_make_the_tables_that_the_code_knows(empty_url: str) -> None:
+    Store.upgrade(empty_url)
+    database = Database(empty_url)
+    with database.connection() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
+    database.close()
+
+
+def test_what_is_in_the_tables_survives_an_upgrade_that_is_repeated(empty_url: str) -> None:
+    Store.upgrade(empty_url)
+    store = Store.open(empty_url)
+    made = store.create_submission(NewSubmission("spiral", "a.py", b"x"))
+    Store.upgrade(empty_url)
+    assert store.submission(made.id) == made
+    store.close()
+
+
+def test_several_hosts_may_upgrade_at_once(empty_url: str) -> None:
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(Store.upgrade, [empty_url] * 3))
+    assert Store.current(empty_url) == REVISIONS[-1]
+
+
+def test_an_unknown_revision_is_refused(empty_url: str) -> None:
+    with pytest.raises(LookupError):
+        Store.upgrade(empty_url, "none")
+
+
+def test_a_database_without_tables_is_unavailable(empty_url: str) -> None:
+    Store.upgrade(empty_url)
+    Store.downgrade(empty_url, "base")
+    store = Store.open(empty_url)
+    with pytest.raises(StoreUnavailable, match="assay db upgrade"):
+        store.ping()
+    for ask in (store.waiting, store.list_keys, store.sweep, lambda: store.audit("a", "b", "c")):
+        with pytest.raises(StoreUnavailable):
+            ask()
+    store.close()
+
+
+def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "assay.db"
+    Store.upgrade(f"sqlite:///{path}")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("url", ["mysql://u:PLANTED@h/d", "sqlite://", "sqlite:///:memory:", "PLANTED", ""])
+def test_other_addresses_are_refused_without_repeating_them(url: str) -> None:
+    with pytest.raises(ValueError, match=r"^(?!.*PLANTED)"):
+        Store.open(url)
+
+
+def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+    store = Store.open(f"postgresql://user:PLANTED@/name?host={tmp_path}")
+    with pytest.raises(StoreUnavailable, match=r"^(?!.*PLANTED)"):
+        store.ping()
+    with pytest.raises(StoreUnavailable):
+        store.claim("sub_1", "worker", 60)
+    store.close()
+
+
+def test_a_folder_that_cannot_be_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreUnavailable):
+        Store.upgrade(f"sqlite:///{tmp_path}/file/assay.db")
+
+
+def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "assay.db").write_bytes(b"no database" * 1000)
+    store = Store.open(f"sqlite:///{tmp_path}/assay.db")
+    with pytest.raises(StoreUnavailable):
+        store.ping()
+    store.close()
+
+
+def test_a_lock_that_is_held_too_long_is_unavailable(migrated_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "assay.db"
+    path.write_bytes(migrated_file.read_bytes())
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    store = Store.open(f"sqlite:///{path}", busy_timeout_s=0.2)
+    with pytest.raises(StoreUnavailable, match="locked"):
+        store.create_cohort("autumn", "spiral")
+    store.ping()  # readers do not wait for writers
+    holder.execute("ROLLBACK")
+    store.create_cohort("autumn", "spiral")
+    store.close()
+    holder.close()
+
+
+@pytest.mark.services
+def test_a_restarted_server_is_found_again(postgres: PostgresServer, postgres_url: str) -> None:
+    Store.upgrade(postgres_url)
+    store = Store.open(postgres_url)
+    made = store.create_submission(NewSubmission("spiral", "a.py", b"x"))
+    postgres.restart()
+    assert store.submission(made.id) == made
+    assert store.claim(made.id, "worker", 60) is not None
+    store.close()
