@@ -127,3 +127,15 @@ def test_it_stops_when_told_and_lets_a_grading_finish(served: Served) -> None:
     store.close()
     assert found is not None
     assert found.state == "invalid"
+
+
+def test_without_an_engine_it_says_so_and_leaves_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Strangers' code is not run in plain processes because Docker is away."""
+    one = Served(tmp_path_factory.mktemp("bare"))
+    one.environment["DOCKER_HOST"] = f"unix://{one.state}/no.sock"
+    one.environment["ASSAY_RUNNER_SOCKET"] = f"{one.state}/no-runner.sock"
+    one.part.start()
+    assert one.part.process is not None
+    assert one.part.process.wait(180) == 4
+    assert "runner ended with 4" in one.part.tail(20_000)
+    until(lambda: not one.processes(), 10, "the end of all its processes")
