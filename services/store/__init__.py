@@ -24,7 +24,9 @@ from services.store.figures import FigurePart
 from services.store.ids import new_id
 from services.store.integrations import IntegrationPart
 from services.store.keys import KeyPart
+from services.store.overview import FlagState, Line, OverviewPart
 from services.store.part import BodyOf
+from services.store.people import ROLES, SHORTEST_PASSWORD, PeoplePart, Role, SignedIn, User
 from services.store.records import (
     SCOPES,
     SETTLED,
@@ -68,6 +70,18 @@ from services.store.records import (
     WebhookMessage,
 )
 from services.store.replies import ReplyPart
+from services.store.reviews import (
+    DECISIONS,
+    LONGEST_TEXT,
+    RULINGS,
+    Decision,
+    DecisionKind,
+    Note,
+    ReviewPart,
+    Ruling,
+    RulingKind,
+    ShareLink,
+)
 from services.store.submissions import SubmissionPart, WorkPart
 from services.store.webhooks import EndpointPart, MessagePart
 
@@ -81,6 +95,9 @@ class Store(
     MessagePart,
     IntegrationPart,
     AssessmentPart,
+    PeoplePart,
+    ReviewPart,
+    OverviewPart,
     ReplyPart,
     AuditPart,
     FigurePart,
@@ -149,10 +166,15 @@ def _briefly(url: str) -> contextlib.closing[Database]:
 
 __all__ = [
     "COHORT_FINISHED",
+    "DECISIONS",
     "ENDPOINT_PING",
     "EVENT_TYPES",
+    "LONGEST_TEXT",
+    "ROLES",
+    "RULINGS",
     "SCOPES",
     "SETTLED",
+    "SHORTEST_PASSWORD",
     "UNDER_WAY",
     "ApiKey",
     "Assessment",
@@ -170,26 +192,36 @@ __all__ = [
     "CohortRow",
     "CohortState",
     "Conflict",
+    "Decision",
+    "DecisionKind",
     "DueMessage",
     "Endpoint",
     "Event",
+    "FlagState",
     "Idempotency",
     "IdempotencyState",
     "Inbound",
     "InboundSeen",
     "Integration",
     "IntegrationKind",
+    "Line",
     "MessageFilters",
     "MessageState",
     "NewAssessment",
     "NewIntegration",
     "NewSubmission",
     "NotFound",
+    "Note",
     "OutboxRow",
     "Page",
     "Queue",
+    "Role",
+    "Ruling",
+    "RulingKind",
     "Scope",
     "Secret",
+    "ShareLink",
+    "SignedIn",
     "Store",
     "StoreCounts",
     "StoreUnavailable",
@@ -198,6 +230,7 @@ __all__ = [
     "SubmissionFilters",
     "SubmissionState",
     "Swept",
+    "User",
     "VerdictChange",
     "WebhookMessage",
     "new_id",

@@ -158,6 +158,10 @@ def keep_report(session: Session, row: SubmissionRow, report: Report, now_us: in
             fixed=verdicts.count(Verdict.FIXED),
             not_fixed=verdicts.count(Verdict.NOT_FIXED),
             inconclusive=verdicts.count(Verdict.INCONCLUSIVE),
+            verdicts="".join(verdict.value[0] for verdict in verdicts),
+            goal_reached=report.goal.reached,
+            accuracy=report.goal.accuracy,
+            provisional=None if report.rating is None else report.rating.provisional,
             # Escaped, so that no candidate's output holds a character that a database refuses.
             report=json.dumps(report.model_dump(mode="json"), ensure_ascii=True, separators=(",", ":")),
             created_us=now_us,

@@ -182,6 +182,11 @@ class ReportRow(Table):
     fixed: Mapped[int] = mapped_column(Integer)
     not_fixed: Mapped[int] = mapped_column(Integer)
     inconclusive: Mapped[int] = mapped_column(Integer)
+    # What a list of a thousand shows of each: read without opening a thousand reports.
+    verdicts: Mapped[str | None] = mapped_column(Words)  # one letter for each bug in order: f, n, i
+    goal_reached: Mapped[bool | None]
+    accuracy: Mapped[float | None]  # 0 to 1
+    provisional: Mapped[bool | None]
     report: Mapped[str | None] = mapped_column(Words)  # None once erased; the counts stay
     created_us: Mapped[int] = mapped_column(Time)
 
