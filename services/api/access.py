@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from flask import Flask, g, request
 from flask_limiter import Limiter, RequestLimit
+from limits import parse_many
 from structlog.contextvars import bind_contextvars
 
 from services.api.problems import ApiProblem, retry_after
@@ -25,7 +26,9 @@ _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="assay"'}
 
 
 def install(app: Flask, service: Service) -> None:
-    """Put the three steps in front of every route of `app`."""
+    """Put the three steps in front of every route of `app`. Raises ValueError for a limit that is none."""
+    for limit in (service.settings.api_rate_limit, service.settings.api_anonymous_rate_limit):
+        parse_many(limit)  # Flask-Limiter would only log it, and limit nothing
     app.before_request(_size_up)
     app.before_request(_identify)
     storage = _storage(service.settings.redis_url)

@@ -185,6 +185,11 @@ class TestRates:
         ]
         assert codes == [401, 429]
 
+    @pytest.mark.parametrize("name", ["api_rate_limit", "api_anonymous_rate_limit"])
+    def test_a_limit_that_is_none_is_told_at_the_start(self, make_api: Any, name: str):
+        with pytest.raises(ValueError, match="rate limit"):
+            make_api(**{name: "many"})
+
     def test_health_is_never_limited(self, make_api: Any):
         api = make_api(api_anonymous_rate_limit="1/minute")
         assert {api("GET", "//healthz", key=None).status_code for _ in range(5)} == {200}

@@ -10,6 +10,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.services.api.conftest import PROGRAM, Api, problem
@@ -126,6 +127,7 @@ class TestMachinery:
     def test_metrics_may_be_opened(self, make_api):
         assert make_api(api_metrics_public=True)("GET", "//metrics", key=None).status_code == 200
 
+    @pytest.mark.slow
     def test_metrics_of_several_processes_are_one(self, tmp_path: Path, migrated: Path):
         """Two processes that share a folder; each tells of the requests of both."""
         program = textwrap.dedent(

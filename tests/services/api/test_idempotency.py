@@ -100,6 +100,12 @@ def test_a_race_makes_one(api: Api):
     assert count(api) == 1
 
 
+def test_an_empty_cohort_too(api: Api):
+    body, headers = {"name": "Spring", "challenge": "spiral"}, {"Idempotency-Key": '"empty"'}
+    first, again = (api("POST", "/cohorts", json=body, headers=headers).json for _ in range(2))
+    assert first == again and first["accepted"] == 0
+
+
 def test_cohorts_too(api: Api):
     def upload() -> Any:
         form = {

@@ -62,6 +62,7 @@ _FEW = settings(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 def test_every_operation_keeps_its_word(service: Api, ids: dict[str, str], mode: GenerationMode):
     """Schemathesis's own checks: no 5xx, documented statuses, types and bodies, bad data refused, good taken.
