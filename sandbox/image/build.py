@@ -3,7 +3,8 @@
 No image registry is needed: the base is made from Debian packages with mmdebstrap, and
 the Python packages come from a wheelhouse that pip fills on the host, so the build itself
 has no network. The image's tag is a digest of everything that goes into it; another
-digest means another image, and an old one is never mistaken for the new.
+digest means another image, and an old one is never mistaken for the new. The images of the
+service (infra/images) are made with the same steps.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -68,22 +69,24 @@ def build(base_image: str = "", force: bool = False) -> str:
         BuildError: with a message that says what to do.
     """
     tag = image_tag()
-    with _engine() as engine, _locked():
-        if not force and _has_image(engine, tag):
-            _say(f"{tag} is up to date")
+    with engine_client() as engine, locked():
+        if not force and has_image(engine, tag):
+            say(f"{tag} is up to date")
             return tag
-        base = base_image or _base(engine, force)
         wheelhouse = _wheelhouse()
-        _build_image(engine, tag, base, wheelhouse)
-    _say(f"built {tag}")
+        context = {"Dockerfile": HERE / "Dockerfile", "agent.py": HERE / "agent.py", "wheelhouse": wheelhouse}
+        arguments = {"BASE_IMAGE": base_image or base(engine, force)}
+        build_image(engine, tag, context, arguments, kind="sandbox")
+    say(f"built {tag}")
     return tag
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Tell how far it is, on stderr."""
     print(f"image: {text}", file=sys.stderr, flush=True)
 
 
-def _build_dir() -> Path:
+def build_dir() -> Path:
     """Where the base and the wheelhouse are kept between builds."""
     configured = os.environ.get("ASSAY_BUILD_DIR")
     path = Path(configured) if configured else HERE.parent.parent / ".build" / "image"
@@ -92,17 +95,18 @@ def _build_dir() -> Path:
 
 
 @contextlib.contextmanager
-def _locked() -> Iterator[None]:
+def locked() -> Iterator[None]:
     """One build at a time; a second one waits and then finds the image made."""
     import fcntl
 
-    with open(_build_dir() / "lock", "w", encoding="ascii") as file:
+    with open(build_dir() / "lock", "w", encoding="ascii") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 @contextlib.contextmanager
-def _engine() -> Iterator[Any]:
+def engine_client() -> Iterator[Any]:
+    """The Engine that answers. Raises BuildError where none does, or where it refuses something."""
     try:
         client = docker.from_env(timeout=ENGINE_TIMEOUT_S)
         client.ping()
@@ -118,7 +122,8 @@ def _engine() -> Iterator[Any]:
         client.close()
 
 
-def _has_image(engine: Any, tag: str) -> bool:
+def has_image(engine: Any, tag: str) -> bool:
+    """Whether the Engine has it."""
     try:
         engine.images.get(tag)
     except docker.errors.ImageNotFound:
@@ -126,7 +131,7 @@ def _has_image(engine: Any, tag: str) -> bool:
     return True
 
 
-def _run(command: Sequence[str], advice: str) -> None:
+def run_tool(command: Sequence[str], advice: str) -> None:
     """Run a tool; where it fails, show the end of what it said and what to do."""
     done = subprocess.run(
         command,
@@ -142,29 +147,43 @@ def _run(command: Sequence[str], advice: str) -> None:
         raise BuildError(f"{command[0]} failed with status {done.returncode}: {advice}\n{end}")
 
 
-def _base(engine: Any, force: bool) -> str:
-    """An image of Debian's Python 3.11 and the C++ and OpenMP run-time libraries."""
-    tag = f"assay-base:{SUITE}"
-    if not force and _has_image(engine, tag):
+def base(engine: Any, force: bool = False) -> str:
+    """An image of Debian's Python 3.11 and the C++ and OpenMP run-time libraries. Raises BuildError."""
+    return debian_image(engine, f"assay-base:{SUITE}", BASE_PACKAGES, force=force)
+
+
+def debian_image(
+    engine: Any, tag: str, packages: Sequence[str], options: Sequence[str] = (), *, force: bool = False
+) -> str:
+    """An image of Debian's essential packages and these, made where it is missing; gives its tag.
+
+    Args:
+        options: more of mmdebstrap's own.
+
+    Raises:
+        BuildError: with a message that says what to do.
+    """
+    if not force and has_image(engine, tag):
         return tag
     if shutil.which("mmdebstrap") is None:
         raise BuildError(
-            "mmdebstrap is missing; install it (apt-get install mmdebstrap), or name a base image "
-            "with Python 3.11: --base-image python:3.11-slim-bookworm"
+            "mmdebstrap is missing; install it (apt-get install mmdebstrap), or name an image to use instead "
+            "(--base-image python:3.11-slim-bookworm)"
         )
-    _say(f"making the base image from Debian packages ({SUITE})")
-    with tempfile.TemporaryDirectory(dir=_build_dir()) as directory:
+    say(f"making {tag} from Debian packages ({SUITE})")
+    with tempfile.TemporaryDirectory(dir=build_dir()) as directory:
         archive = os.path.join(directory, "base.tar")
         excluded = [f"--dpkgopt=path-exclude={pattern}" for pattern in BASE_EXCLUDED]
         # No mirror is named: mmdebstrap takes its own default, or what the machine's owner says.
         mirror = [os.environ["ASSAY_DEBIAN_MIRROR"]] if os.environ.get("ASSAY_DEBIAN_MIRROR") else []
-        _run(
+        run_tool(
             [
                 "mmdebstrap",
                 "--quiet",
                 "--variant=essential",
-                f"--include={','.join(BASE_PACKAGES)}",
+                f"--include={','.join(packages)}",
                 *excluded,
+                *options,
                 SUITE,
                 archive,
                 *mirror,
@@ -180,18 +199,18 @@ def _base(engine: Any, force: bool) -> str:
 def _import(engine: Any, archive: IO[bytes], tag: str) -> None:
     repository, _, version = tag.partition(":")
     engine.api.import_image(src=archive, repository=repository, tag=version)
-    if not _has_image(engine, tag):
+    if not has_image(engine, tag):
         raise BuildError(f"the Docker Engine did not take the base image {tag}")
 
 
 def _wheelhouse() -> Path:
     """A folder with a wheel of every locked requirement and of pip; filled once per locks."""
     digest = hashlib.sha256(b"".join(lock.read_bytes() for lock in LOCKS)).hexdigest()
-    path = _build_dir() / f"wheelhouse-{digest[:16]}"
+    path = build_dir() / f"wheelhouse-{digest[:16]}"
     if not path.is_dir():
-        _say("downloading the Python packages")
-        with tempfile.TemporaryDirectory(dir=_build_dir()) as directory:
-            _download(["pip"], directory)
+        say("downloading the Python packages")
+        with tempfile.TemporaryDirectory(dir=build_dir()) as directory:
+            download(["pip"], directory)
             lock = _download_locked(directory)
             shutil.copy(lock, Path(directory, "requirements.txt"))
             os.chmod(directory, 0o755)
@@ -204,46 +223,60 @@ def _download_locked(directory: str) -> Path:
     """Fetch what the first lock that pip can satisfy names; gives that lock."""
     for lock in LOCKS[:-1]:
         try:
-            _download(["--require-hashes", "--requirement", str(lock)], directory)
+            download(["--require-hashes", "--requirement", str(lock)], directory)
         except BuildError:
-            _say("pip finds no CPU build of torch; the public build brings several gigabytes of GPU libraries")
+            say("pip finds no CPU build of torch; the public build brings several gigabytes of GPU libraries")
         else:
             return lock
-    _download(["--require-hashes", "--requirement", str(LOCKS[-1])], directory)
+    download(["--require-hashes", "--requirement", str(LOCKS[-1])], directory)
     return LOCKS[-1]
 
 
-def _download(arguments: Sequence[str], directory: str) -> None:
+def download(arguments: Sequence[str], directory: str) -> None:
+    """Have pip fetch wheels for the images' Python. Raises BuildError."""
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check", "--no-deps"]
     target = ["--only-binary=:all:", "--python-version=3.11", "--implementation=cp", "--dest", directory]
-    _run(
+    run_tool(
         [*pip, *target, *arguments],
         "it needs a package index that has the versions in requirements/; the end of its output:",
     )
 
 
-def _build_image(engine: Any, tag: str, base: str, wheelhouse: Path) -> None:
-    _say("building (a few minutes; the build has no network)")
-    with tempfile.TemporaryFile(dir=_build_dir()) as context:
-        with tarfile.open(fileobj=context, mode="w") as archive:
-            for name in ("Dockerfile", "agent.py"):
-                archive.add(HERE / name, name)
-            archive.add(wheelhouse, "wheelhouse")
-        context.seek(0)
+def build_image(
+    engine: Any, tag: str, context: Mapping[str, Path], arguments: Mapping[str, str], *, kind: str, target: str = ""
+) -> None:
+    """Build from a Dockerfile, with no network.
+
+    Args:
+        context: what the Dockerfile can copy, by the name that it has there; folders too.
+        arguments: the build's arguments.
+        kind: the value of the label `assay.image`.
+        target: the stage to build; by default the last.
+
+    Raises:
+        BuildError: with the end of the builder's output.
+    """
+    say(f"building {tag} (a few minutes; the build has no network)")
+    with tempfile.TemporaryFile(dir=build_dir()) as file:
+        with tarfile.open(fileobj=file, mode="w") as archive:
+            for name, path in context.items():
+                archive.add(path, name)
+        file.seek(0)
         # The classic builder: Debian's Engine comes without buildx.
         steps = engine.api.build(
-            fileobj=context,
+            fileobj=file,
             custom_context=True,
             tag=tag,
             rm=True,
             forcerm=True,
             network_mode="none",
-            buildargs={"BASE_IMAGE": base},
+            buildargs=dict(arguments),
             decode=True,
-            labels={"assay.image": "sandbox"},
+            labels={"assay.image": kind},
+            target=target or None,
         )
         _follow(steps)
-    if not _has_image(engine, tag):
+    if not has_image(engine, tag):
         raise BuildError(f"the Docker Engine built nothing under {tag}")
 
 
@@ -254,7 +287,7 @@ def _follow(steps: Iterator[dict[str, Any]]) -> None:
         text = str(step.get("stream", ""))
         output = [*output, text][-40:]
         if text.startswith("Step "):
-            _say(text.strip().splitlines()[0])
+            say(text.strip().splitlines()[0])
         if "error" in step:
             raise BuildError(f"the build failed: {step['error']}\n{''.join(output)}")
 
@@ -268,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         print(build(options.base_image, options.force))
     except BuildError as error:
-        _say(f"cannot build the sandbox image: {error}")
+        say(f"cannot build the sandbox image: {error}")
         return 1
     return 0
 
