@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import importlib
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -97,7 +98,9 @@ class LocalBackend:
         """The hardened sandbox behind this host's runner. Raises SandboxUnavailable."""
         from sandbox.remote import RunnerSandbox
 
-        return self._limited(RunnerSandbox(self.settings.runner_socket, "assay", self.settings.runner_queue_time_s))
+        # A runner in another pid namespace tells its clients apart by this name: containers have their own host name.
+        client = f"assay@{socket.gethostname()}"[:40]
+        return self._limited(RunnerSandbox(self.settings.runner_socket, client, self.settings.runner_queue_time_s))
 
     def process_sandbox(self) -> Sandbox:
         """The sandbox that is none."""
@@ -252,8 +255,9 @@ def _trouble(error: Exception) -> Trouble:
 
 
 def _load_settings() -> Settings:
+    """From the environment, then from files: ASSAY_SECRETS_DIR may hold one named like each variable."""
     try:
-        return Settings()
+        return Settings(_secrets_dir=os.environ.get("ASSAY_SECRETS_DIR"))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = "ASSAY_" + "_".join(map(str, first["loc"])).upper().removeprefix("ASSAY_")
