@@ -61,7 +61,8 @@ class Database:
                 "connect_timeout": _CONNECT_TIMEOUT_S,
                 "options": f"-c lock_timeout={int(busy_timeout_s * 1000)} -c timezone=UTC",
             }
-        self.engine: Engine = create_engine(parts, **options)
+        # Errors get into logs, and what a statement was given are programs and names.
+        self.engine: Engine = create_engine(parts, hide_parameters=True, **options)
         if self.is_sqlite:
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)

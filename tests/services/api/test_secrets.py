@@ -90,6 +90,17 @@ class TestPlanted:
         content = database(api)
         assert key.encode() not in content and credential.encode() not in content
 
+    def test_a_failing_statement_tells_nobody_s_name(self, api: Api, logs: io.StringIO):
+        with sqlite3.connect(api.database) as connection:
+            connection.execute("DROP TABLE outbox")
+        connection.close()
+        api.app.testing = False
+        response = api("POST", "/submissions", json={"challenge": "spiral", "source": CODE, "candidate": person()})
+        assert response.status_code in (500, 503)
+        assert "outbox" in logs.getvalue()
+        for word in (*PERSON, "marker_7f3"):
+            assert word not in logs.getvalue() + response.text
+
     def test_redaction_reaches_into_values(self):
         found = without_secrets({"a": ["whsec_" + "A" * 44], "password": "x", "deep": {"Authorization": "Basic eDp5"}})
         assert found == {"a": ["[hidden]"], "password": "[hidden]", "deep": {"Authorization": "[hidden]"}}
