@@ -212,8 +212,8 @@ class Receiver:
 class Stack:
     """Everything that runs, restarted whenever it ends unasked. Use as a context manager."""
 
-    def __init__(self, folder: Path, own_engine: bool) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, own_engine: bool, controls: Path | None = None) -> None:
+        self.folder, self._controls = folder, controls
         (folder / "logs").mkdir()
         self.postgres = Postgres(folder / "pg")
         self.redis = Redis(folder / "redis")
@@ -298,6 +298,8 @@ class Stack:
         self.scratch.mkdir()
         words = ["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "assay-chaos", str(self.scratch)]
         self._mounted = os.getuid() == 0 and subprocess.run(words, check=False, capture_output=True).returncode == 0
+        if self._controls is not None:
+            shutil.copytree(self._controls, self.scratch / "controls")
 
     @property
     def can_fill(self) -> bool:
@@ -802,8 +804,12 @@ def run(
     say: Callable[[str], None],
     faults: str = "",
     within_s: float = float("inf"),
+    controls: Path | None = None,
 ) -> Verdict:
-    """A whole run; no more injections after `within_s` or Ctrl-C. Raises NotHere where a part is missing."""
+    """A whole run; no more injections after `within_s` or Ctrl-C. Raises NotHere where a part is missing.
+
+    `controls` is a folder with controls that passed on this image, as a state folder has it.
+    """
     draw = random.Random(seed)
     folder = Path(tempfile.mkdtemp(prefix="assay-chaos-"))
     folder.chmod(0o755)  # PostgreSQL's own user has to get through
@@ -811,7 +817,7 @@ def run(
     receiver.start()
     began = time.monotonic()
     try:
-        with Stack(folder, own_engine) as stack:
+        with Stack(folder, own_engine, controls) as stack:
             usable = tuple(
                 fault
                 for fault in FAULTS
@@ -903,6 +909,7 @@ def main() -> int:
     parser.add_argument(
         "--shared-engine", action="store_true", help="use the Engine that runs, which is then not restarted"
     )
+    parser.add_argument("--controls", type=Path, metavar="FOLDER", help="controls that passed on this image before")
     given = parser.parse_args()
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(1 << 31)
 
@@ -921,6 +928,7 @@ def main() -> int:
             say=say,
             faults=given.faults,
             within_s=float("inf") if given.minutes is None else given.minutes * 60,
+            controls=given.controls,
         )
     except NotHere as error:
         say(str(error))

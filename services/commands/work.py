@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import click
 
@@ -11,7 +12,7 @@ from sandbox.spec import Limits, Sandbox, SandboxUnavailable
 from services import logs
 from services.commands.base import INFRASTRUCTURE, Backend, Trouble, close_sandbox, examples
 from services.settings import Settings
-from services.store import Store
+from services.store import Store, StoreUnavailable
 from services.webhooks import Sender
 from services.worker import relay as relaying
 from services.worker import sweeper as sweeping
@@ -23,6 +24,7 @@ from services.worker.program import SoftStop, run_worker, worker_name
 from services.worker.queue import QUEUE_TROUBLE, QUEUES, WEBHOOKS, Hints, QueueName, add_tasks, make_app
 from services.worker.sandboxes import Sandboxes, WeakHost
 
+_STORE_PAUSE_S = 1.0
 _EXTRA_CONNECTIONS = 3  # beside two for each slot, of which one is its heartbeat's
 
 
@@ -124,6 +126,7 @@ def _work(backend: Backend, queues: tuple[QueueName, ...], slots: int) -> int:
     )
     deliverer = Deliverer(store, Sender.of(settings), settings, instruments=instruments)
     add_tasks(app, grader.work, deliverer.work)
+    _await_store(store)
     if set(queues) != {WEBHOOKS}:
         _look_at(sandboxes)
 
@@ -136,6 +139,16 @@ def _work(backend: Backend, queues: tuple[QueueName, ...], slots: int) -> int:
     finally:
         sandboxes.shut()
         store.close()
+
+
+def _await_store(store: Store) -> None:
+    """Wait for a database with this program's schema: a worker ahead of it could claim and not finish."""
+    while True:
+        try:
+            return store.ping()
+        except StoreUnavailable as error:
+            logs.logger("worker").warning("the database is not ready", error=str(error)[:300])
+            time.sleep(_STORE_PAUSE_S)
 
 
 def _look_at(sandboxes: Sandboxes) -> None:

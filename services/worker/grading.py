@@ -206,9 +206,10 @@ class Grader:
         while True:
             try:
                 return call()
-            except StoreUnavailable:
+            except StoreUnavailable as error:
                 if lease.is_over or time.monotonic() > give_up_at:
                     raise
+                log.warning("the database does not answer, asked again soon", error=str(error)[:300])
                 time.sleep(_LOOK_EVERY_S)
 
 
