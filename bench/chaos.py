@@ -899,7 +899,7 @@ def table(verdict: Verdict) -> str:
 
 
 def main() -> int:
-    """Exit code: 0 nothing lost, doubled, wrong or left; 1 something was; 2 a part is missing here."""
+    """Exit code: 0 nothing lost, doubled, wrong or left; 1 something was; 2 a part is missing here; 130 stopped."""
     parser = argparse.ArgumentParser(prog="bench.chaos", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--injections", type=int, default=300, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was counted here, too")
@@ -933,6 +933,9 @@ def main() -> int:
     except NotHere as error:
         say(str(error))
         return 2
+    except KeyboardInterrupt:
+        say("stopped before anything could be said")
+        return 130
     print(table(verdict))
     if given.json is not None:
         given.json.write_text(json.dumps({**as_json(verdict), "seed": seed}, indent=1) + "\n", encoding="utf-8")
