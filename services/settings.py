@@ -219,6 +219,21 @@ class Settings(BaseSettings):
     )
     sse_max_streams: int = Field(default=32, gt=0, description="Event streams of one API process at a time.")
 
+    session_idle_s: float = Field(
+        default=7200.0, gt=0, description="A sign-in to the dashboard ends after this long without a request."
+    )
+    session_max_s: float = Field(default=43_200.0, gt=0, description="And after this long whatever happens.")
+    sign_in_attempts: int = Field(
+        default=5, gt=0, le=100, description="Wrong passwords in a row after which an account is locked for a while."
+    )
+    sign_in_lock_s: float = Field(default=900.0, gt=0, description="How long that is.")
+    share_link_max_s: float = Field(
+        default=2_592_000.0, gt=0, description="Longest life of a link that shows one report to whoever has it."
+    )
+    person_rate_limit: str = Field(
+        default="600/minute", description="Requests of one person who is signed in to the dashboard."
+    )
+
     runner_socket: Path = Field(default=DEFAULT_SOCKET, description="Unix socket of the runner.")
     runner_group: str = Field(
         default="",

@@ -16,6 +16,8 @@ from flask_limiter import Limiter, RequestLimit
 from limits import parse_many
 from structlog.contextvars import bind_contextvars
 
+from services.api.pages import gate
+from services.api.pages.desk import PEOPLE, VISITORS
 from services.api.problems import ApiProblem, retry_after
 from services.api.routing import EVERYBODY, INTEGRATION, Operation
 from services.api.service import Service, here
@@ -27,7 +29,8 @@ _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="assay"'}
 
 def install(app: Flask, service: Service) -> None:
     """Put the three steps in front of every route of `app`. Raises ValueError for a limit that is none."""
-    for limit in (service.settings.api_rate_limit, service.settings.api_anonymous_rate_limit):
+    settings = service.settings
+    for limit in (settings.api_rate_limit, settings.api_anonymous_rate_limit, settings.person_rate_limit):
         parse_many(limit)  # Flask-Limiter would only log it, and limit nothing
     app.before_request(_size_up)
     app.before_request(_identify)
@@ -82,6 +85,9 @@ def _identify() -> None:
     operation = _operation()
     if operation is not None and operation.access == INTEGRATION:
         return  # its Authorization is the integration's own
+    if operation is not None and operation.access in (PEOPLE, VISITORS):
+        gate.identify()  # by a cookie, which counts for nothing on the API's own routes
+        return
     given = request.headers.get("Authorization", "")
     match = _BEARER.fullmatch(given)
     if match is None or not match[1].startswith("assay_"):
@@ -98,6 +104,9 @@ def _identify() -> None:
 
 
 def _principal() -> str:
+    session = gate.signed_in()
+    if session is not None:
+        return session.user.id
     key: ApiKey | None = g.get("key")
     if key is not None:
         return key.id
@@ -110,6 +119,8 @@ def _principal() -> str:
 
 def _limit() -> str:
     settings = here().settings
+    if gate.signed_in() is not None:
+        return settings.person_rate_limit
     return settings.api_anonymous_rate_limit if _principal().startswith("address:") else settings.api_rate_limit
 
 

@@ -27,6 +27,7 @@ from services.api import (
     receivers,
     submissions,
 )
+from services.api.pages import rooms as pages
 from services.api.routing import EVERYBODY, Operation, operations_of
 from services.api.service import EXTENSION, Service
 from services.settings import Settings
@@ -90,7 +91,7 @@ def create_app(
         app.register_api(room)
     operations.add_assets(app)
     assets = {name: Operation(EVERYBODY) for name in app.view_functions if name.startswith("docs:")}
-    service.operations = {**operations_of(app), **assets}
+    service.operations = {**operations_of(app), **assets, **pages.install(app)}
     app.extensions["assay-openapi"] = json.dumps(_document(app, settings))
     app.after_request(_secure(settings))
     if settings.api_trusted_proxies:

@@ -50,11 +50,16 @@ class Metrics:
             MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
         else:
             self._registry = own
-        self._registry.register(_StoreCounts(store, cache_s))
+        self._counts = _StoreCounts(store, cache_s)
+        self._registry.register(self._counts)
 
     def text(self) -> bytes:
         """The exposition of this moment."""
         return generate_latest(self._registry)
+
+    def counts(self) -> StoreCounts:
+        """The same counts of the store for a page, no older. Raises StoreUnavailable."""
+        return self._counts.counts()
 
 
 class _StoreCounts(Collector):
@@ -74,7 +79,7 @@ class _StoreCounts(Collector):
         """The store's counts as they are now; only `assay_store_up` where it does not answer."""
         up = GaugeMetricFamily("assay_store_up", "1 where the database answers.")
         try:
-            counts = self._counts()
+            counts = self.counts()
         except StoreUnavailable:
             up.add_metric([], 0)
             yield up
@@ -83,7 +88,7 @@ class _StoreCounts(Collector):
         yield up
         yield from _families(counts)
 
-    def _counts(self) -> StoreCounts:
+    def counts(self) -> StoreCounts:
         """The counts, asked for at most every so often: they read whole indexes."""
         with self._lock:
             now_s = time.monotonic()

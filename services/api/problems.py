@@ -101,7 +101,7 @@ def answer(problem: ApiProblem) -> Response:
 def install(app: Flask) -> None:
     """Make every error of `app` a problem, those of Flask and Werkzeug too."""
     app.register_error_handler(ApiProblem, answer)
-    app.register_error_handler(HTTPException, _of_http)
+    app.register_error_handler(HTTPException, of_http)
     app.register_error_handler(NotFound, lambda error: answer(ApiProblem(404, str(error) or "There is no such thing.")))
     app.register_error_handler(Conflict, lambda error: answer(ApiProblem(409, str(error), "conflict")))
     app.register_error_handler(BadCursor, _of_cursor)
@@ -118,7 +118,13 @@ _WORDS = {
 }
 
 
-def _of_http(error: HTTPException) -> Response:
+def words_for(status: int) -> str:
+    """What to say of a status where nothing better is known."""
+    return _WORDS.get(status, f"{HTTPStatus(status).phrase}.")
+
+
+def of_http(error: HTTPException) -> Response:
+    """The problem of one of Werkzeug's errors."""
     if error.response is not None:
         return error.response  # type: ignore[return-value]
     status = error.code or 500

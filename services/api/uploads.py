@@ -192,6 +192,11 @@ def more_programs() -> Batch:
     return _from_bare_body()
 
 
+def chosen_files() -> Batch:
+    """The programs of a form whose other fields are its page's own. Raises ApiProblem."""
+    return _from_form()
+
+
 def _from_bare_body() -> Batch:
     if request.mimetype in ZIP:
         return _from_zip(request.stream)
