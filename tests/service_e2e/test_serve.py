@@ -58,11 +58,13 @@ def test_a_file_goes_in_and_its_report_comes_out_by_signed_webhook(served: Serve
 
 
 def test_metrics_tell_of_api_and_workers(served: Served) -> None:
+    one = served.client().submit(kinds()["syntax"].source + "# metrics\n", "e2e-metrics")
+    until(lambda: state_of(served, one) == "invalid", GRADE_S, "the report")
+
     text = served.client().text("/metrics")
     assert "assay_http_request_seconds_count" in text
-    assert 'assay_submissions{queue="interactive",state="graded"}' in text
+    assert 'assay_submissions{queue="interactive",state="invalid"}' in text
     assert 'assay_grade_seconds_count{phase="own run"}' in text
-    assert "assay_deliveries_total" in text
 
 
 def test_progress_is_told_step_by_step(served: Served) -> None:
@@ -115,7 +117,7 @@ def test_killed_in_the_middle_it_leaves_nothing_and_loses_nothing(served: Served
 
 
 def test_it_stops_when_told_and_lets_a_grading_finish(served: Served) -> None:
-    """The last test of this module: afterwards nothing is left, and the next start would go on."""
+    """Afterwards nothing is left, and the next start goes on."""
     client = served.client()
     one = client.submit(kinds()["syntax"].source + "# last\n", "e2e-last")
     until(lambda: state_of(served, one) in ("running", "invalid"), GRADE_S, "the grading")
@@ -125,6 +127,7 @@ def test_it_stops_when_told_and_lets_a_grading_finish(served: Served) -> None:
     store = Store.open(f"sqlite:///{served.state / 'assay.db'}")
     found = store.submission(one)
     store.close()
+    served.start()  # for the other tests, which come in any order
     assert found is not None
     assert found.state == "invalid"
 
