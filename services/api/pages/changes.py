@@ -102,7 +102,7 @@ def _marked(old: str, new: str) -> tuple[Markup, Markup]:
 
     def marked(text: str) -> Markup:
         middle = text[start : len(text) - end]
-        inner = Markup("<mark>{}</mark>").format(middle) if middle else Markup("")
+        inner = Markup("<mark>{}</mark>").format(middle) if middle.strip() else Markup.escape(middle)
         return _safe(text[:start]) + inner + _safe(text[len(text) - end :] if end else "")
 
     return marked(old), marked(new)

@@ -46,7 +46,7 @@ class Bars:
 
 def distribution(counts: Sequence[int], title: str, unit: str) -> Bars:
     """How many candidates mended 0, 1, 2, … bugs, as upright bars."""
-    width, base, step = 480.0, 140.0, 480.0 / len(counts)
+    width, base, step = 400.0, 140.0, 400.0 / len(counts)
     highest = max([*counts, 1])
     bars = tuple(
         Bar(
@@ -67,8 +67,8 @@ def distribution(counts: Sequence[int], title: str, unit: str) -> Bars:
 
 def rates(names: Sequence[str], fixed: Sequence[int], total: int, title: str) -> Bars:
     """Which share mended each bug, as lying bars."""
-    width, left, step = 480.0, 176.0, 22.0
-    room = width - left - 56
+    width, left, step = 400.0, 112.0, 22.0
+    room = width - left - 48
     shares = [count / total if total else 0.0 for count in fixed]
     bars = tuple(
         Bar(name, percent(share, 0), left, number * step, round(room * share, 1), 10)

@@ -57,7 +57,7 @@ def admit() -> AnyResponse | None:
     roles = roles_of(current_app, request.endpoint)
     session = signed_in()
     if roles is not None and session is None:
-        if request.method != "GET":
+        if request.method not in ("GET", "HEAD"):
             raise ApiProblem(401, "You are not signed in any more. Sign in and do it again; nothing was changed.")
         back = request.full_path.rstrip("?")
         if request.headers.get("HX-Request"):

@@ -32,7 +32,7 @@ _STATES = {
     "pending": "Being sent",
     "delivered": "Delivered",
 }
-_FLAGS = {"open": "to be looked at", "confirmed": "confirmed", "dismissed": "dismissed"}
+_FLAGS = {"open": "open", "confirmed": "confirmed", "dismissed": "dismissed"}
 _DECISIONS = {"advance": "Advance", "hold": "Hold", "reject": "Do not advance"}
 _HOW_SURE = {
     "value": "As sure as it gets: it rests on values that only right code can produce, checked outside the sandbox.",
