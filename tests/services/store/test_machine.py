@@ -84,7 +84,7 @@ class SubmissionMachine(RuleBasedStateMachine):
         self.touched.add(made.id)
         return made.id
 
-    @rule(one=submissions, verb=st.sampled_from([*["regrade", "requeue"] * 3, "cancel", "erase"]))
+    @rule(one=submissions, verb=st.sampled_from(["regrade", "requeue", "cancel", "erase"]))
     def interfere(self, one: str, verb: str) -> None:
         expected = self._touch(one)
         allowed = {
@@ -105,6 +105,13 @@ class SubmissionMachine(RuleBasedStateMachine):
             expected.generation += 1
         else:
             expected.state = "cancelled" if verb == "cancel" else "erased"
+
+    @rule(one=submissions)
+    def the_next_round(self, one: str) -> None:
+        """Whatever ended begins anew."""
+        verb = {"graded": "regrade", "invalid": "regrade", "dead": "requeue"}.get(self.expected[one].state)
+        if verb is not None:
+            self.interfere(one, verb)
 
     # Relay and queue ----------------------------------------------------------------------
 
@@ -160,6 +167,14 @@ class SubmissionMachine(RuleBasedStateMachine):
             expected.reports[claim.generation] = claim
             expected.told[f"submission.{report.outcome}", claim.generation] += 1
 
+    @rule(target=claims, one=submissions)
+    def grade(self, one: str) -> Any:
+        """A hint arrives and all goes well."""
+        claim = self._claim(one)
+        if isinstance(claim, Claim):
+            self.finish(claim, True)
+        return claim
+
     @rule(claim=claims, retry_in_s=st.sampled_from([0.0, 5.0, 300.0]))
     def release(self, claim: Claim, retry_in_s: float) -> None:
         expected = self._touch(claim.submission_id)
@@ -213,11 +228,15 @@ class SubmissionMachine(RuleBasedStateMachine):
         assert swept.expired == sum(one.state == "queued" for one in ended)
         assert swept.dead == sum(one.state == "dead" for one in ended)
 
-    @rule(target=claims, claim=claims)
-    def a_worker_is_killed_and_another_takes_over(self, claim: Claim) -> Any:
+    @rule(target=claims, claim=claims, late=st.sampled_from(["heartbeat", "finish", "release", "hand_back"]))
+    def a_worker_is_cut_off_and_comes_back_late(self, claim: Claim, late: str) -> Any:
+        """Meanwhile another has its submission, or could have it."""
         self.clock.pass_s(LEASE_S + 1)
         self.sweep()
-        return self._claim(claim.submission_id)
+        taken_over = self._claim(claim.submission_id)
+        arguments = {"finish": (True,), "release": (0.0,)}.get(late, ())
+        getattr(self, late)(claim, *arguments)
+        return taken_over
 
     # What must hold -----------------------------------------------------------------------
 
