@@ -199,6 +199,7 @@ _SERVICE = {
     "db": "services.commands.service",
     "keys": "services.commands.service",
     "audit": "services.commands.service",
+    "users": "services.commands.people",
 }
 
 

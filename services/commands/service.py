@@ -30,7 +30,8 @@ def _known_troubles() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _store(settings: Settings) -> Iterator[Store]:
+def known_store(settings: Settings) -> Iterator[Store]:
+    """The operator's store, migrated and closed at the end; its troubles in two lines. Raises Trouble."""
     with _known_troubles(), contextlib.closing(open_store(settings)) as store:
         store.ping()
         yield store
@@ -118,7 +119,7 @@ def create(backend: Backend, name: str, scopes: tuple[str, ...], expires_days: i
 
     The secret goes to stdout and all else to stderr, so it can go to where it is needed unseen.
     """
-    with _store(backend.settings) as store:
+    with known_store(backend.settings) as store:
         chosen = [scope for scope in SCOPES if scope in scopes]
         expires_us = None if expires_days is None else store.now_us() + expires_days * _DAY_US
         key, secret = store.create_key(name, chosen, expires_us, actor="command line")
@@ -135,7 +136,7 @@ def create(backend: Backend, name: str, scopes: tuple[str, ...], expires_days: i
 @click.pass_obj
 def list_keys(backend: Backend, as_json: bool) -> None:
     """List all keys, revoked and expired ones too. Their secrets cannot be shown."""
-    with _store(backend.settings) as store:
+    with known_store(backend.settings) as store:
         found, now_us = store.list_keys(), store.now_us()
     if as_json:
         print_json([_as_json(key) for key in found])
@@ -154,7 +155,7 @@ def list_keys(backend: Backend, as_json: bool) -> None:
 @click.pass_obj
 def revoke(backend: Backend, key_id: str) -> None:
     """End a key for good. KEY is its id as `assay keys list` shows it."""
-    with _store(backend.settings) as store:
+    with known_store(backend.settings) as store:
         try:
             key = store.revoke_key(key_id, actor="command line")
         except NotFound as error:
@@ -194,7 +195,7 @@ def verify(backend: Backend, head: str | None) -> None:
     the check also finds a log that was written anew as a whole.
     Exit code: 0, 1 where the log is not what was written, 4 where the database does not answer.
     """
-    with _store(backend.settings) as store:
+    with known_store(backend.settings) as store:
         newest = store.audit_log(limit=1).items
         problem = store.verify_audit(head)
     if problem is not None:
@@ -211,7 +212,7 @@ def verify(backend: Backend, head: str | None) -> None:
 @click.pass_obj
 def log(backend: Backend, limit: int, as_json: bool) -> None:
     """Show the newest lines, newest first."""
-    with _store(backend.settings) as store:
+    with known_store(backend.settings) as store:
         lines = store.audit_log(limit=limit).items
     if as_json:
         print_json(
