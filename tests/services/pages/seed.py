@@ -1,6 +1,6 @@
 """A cohort of made-up candidates with varied reports, for tests of pages and for looking at them.
 
-    python -m tests.services.pages.seed FOLDER      makes FOLDER/assay.db and prints how to sign in
+python -m tests.services.pages.seed FOLDER      makes FOLDER/assay.db and prints how to sign in
 """
 
 from __future__ import annotations
@@ -31,13 +31,48 @@ from services.store import Candidate, NewSubmission, Store
 
 PASSWORD = "correct horse battery"
 _DAY_US = 86_400_000_000
-_FIRST = (
-    "Amara Okafor|Lukas Brandt|Mei Lin|Priya Raman|Jonas Weber|Sofia Rossi|Diego Alvarez|Hana Sato|Omar Haddad|"
-    "Ines Carvalho|Noah Fischer|Zofia Nowak|Tariq Aziz|Elena Petrova|Mateo Silva|Aisha Bello|Oskar Lind|Yuki Tanaka|"
-    "Clara Dubois|Ravi Menon|Freya Holm|Ivan Horvat|Leila Karimi|Tomasz Zielinski|Grace Mwangi|Pavel Novak|"
-    "Marta Kovacs|Daniel Cohen|Nora Jensen|Samuel Osei|Chiara Bianchi|Viktor Lang|Anja Keller|Bilal Demir|"
-    "Rosa Jimenez|Erik Dahl|Lin Zhao|Teo Marin|Sara Nilsson|Bruno Costa"
-).split("|")
+_FIRST = [
+    "Amara Okafor",
+    "Lukas Brandt",
+    "Mei Lin",
+    "Priya Raman",
+    "Jonas Weber",
+    "Sofia Rossi",
+    "Diego Alvarez",
+    "Hana Sato",
+    "Omar Haddad",
+    "Ines Carvalho",
+    "Noah Fischer",
+    "Zofia Nowak",
+    "Tariq Aziz",
+    "Elena Petrova",
+    "Mateo Silva",
+    "Aisha Bello",
+    "Oskar Lind",
+    "Yuki Tanaka",
+    "Clara Dubois",
+    "Ravi Menon",
+    "Freya Holm",
+    "Ivan Horvat",
+    "Leila Karimi",
+    "Tomasz Zielinski",
+    "Grace Mwangi",
+    "Pavel Novak",
+    "Marta Kovacs",
+    "Daniel Cohen",
+    "Nora Jensen",
+    "Samuel Osei",
+    "Chiara Bianchi",
+    "Viktor Lang",
+    "Anja Keller",
+    "Bilal Demir",
+    "Rosa Jimenez",
+    "Erik Dahl",
+    "Lin Zhao",
+    "Teo Marin",
+    "Sara Nilsson",
+    "Bruno Costa",
+]
 # How often each bug is mended by a candidate of middling skill, in the order of the manifest.
 _EASE = (0.45, 0.85, 0.4, 0.75, 0.7, 0.55, 0.8, 0.95)
 _WORDS = {
@@ -258,7 +293,9 @@ def everything(folder: Path, count: int = 40) -> tuple[Store, Seeded]:
     finish(
         store,
         first.id,
-        made_report(load_challenge("spiral"), "earlier_try.py", again.source, [Verdict.NOT_FIXED] * 8, random.Random(1)),
+        made_report(
+            load_challenge("spiral"), "earlier_try.py", again.source, [Verdict.NOT_FIXED] * 8, random.Random(1)
+        ),
     )
     seeded = cohort(store, count)
     opinions(store, seeded)
