@@ -13,7 +13,8 @@ PYTEST_FLAGS ?=
 
 .NOTPARALLEL:
 .PHONY: help demo test check venv venv-dev engine engine-stop image image-here lint types imports \
-	fast-tests all-tests fmt lock clean serve chaos chaos-here
+	fast-tests all-tests fmt lock clean serve chaos chaos-here \
+	compose service-images service-images-here up down
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,7 +29,7 @@ demo: venv ## Install everything, grade the bundled sample submissions and print
 
 test: venv-dev lint types imports ## Install what the tests need, run every check and every test
 	@infra/dev/services.sh
-	@infra/dev/engine.sh run $(MAKE) image-here all-tests
+	@infra/dev/engine.sh run $(MAKE) compose image-here all-tests
 
 check: venv-dev lint types imports fast-tests ## Fast subset: lint, types, import rules, tests without Docker and servers
 
@@ -54,6 +55,24 @@ serve: venv ## Run the whole service on this machine, on loopback (`assay serve 
 	@if infra/dev/engine.sh start; then $(bin)/python -m sandbox.image.build; fi
 	@$(bin)/assay serve
 
+compose:
+	@infra/dev/compose.sh
+
+service-images: venv engine compose service-images-here ## Build the images of compose.yaml from local parts
+
+service-images-here:
+	@echo "== Service images"
+	@mkdir -p .build
+	@$(bin)/python infra/images/build.py >.build/images.env
+
+up: service-images ## Start the service of compose.yaml on this machine (docs/deploy.md)
+	@infra/compose/prepare.sh $$(cat .build/images.env)
+	@docker compose up --detach
+	@echo "assay: docker compose exec api assay keys create first --scope submit --scope read --scope manage"
+
+down: ## Stop it; what it stored stays in its volumes
+	@docker compose down
+
 # How often the service is broken on purpose; 300 take about an hour on two processors.
 INJECTIONS ?= 300
 
@@ -68,7 +87,7 @@ lint: ## Ruff and shellcheck
 	@echo "== Lint"
 	@$(bin)/ruff check
 	@$(bin)/ruff format --check
-	@$(bin)/shellcheck -x infra/dev/*.sh infra/host/*.sh .ci/run
+	@$(bin)/shellcheck -x infra/dev/*.sh infra/host/*.sh infra/compose/*.sh infra/images/*/*.sh .ci/run
 
 types: ## mypy --strict
 	@echo "== Types"
