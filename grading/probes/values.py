@@ -47,8 +47,8 @@ def on_simplex(tensor: torch.Tensor) -> float:
 def squashed_loss(output: np.ndarray, gradient: np.ndarray) -> float:
     """Whether `gradient` is that of cross-entropy on softmax(output) rather than on the output itself.
 
-    Both are compared by direction, row by row, with the label that fits best, so that weights,
-    smoothing and scaling of the loss do not matter. nan where they look alike.
+    Both are compared by direction, row by row, with the label that fits best, so that weights
+    and scaling of the loss do not matter. nan where they look alike, smoothed labels included.
     """
     if output.ndim != 2 or output.shape != gradient.shape or output.shape[1] < 3 or not np.isfinite(output).all():
         return math.nan
@@ -65,8 +65,25 @@ def squashed_loss(output: np.ndarray, gradient: np.ndarray) -> float:
         squashed.append(_alike(gradient, once * (outer - (once * outer).sum(1, keepdims=True))))
     plain_fit, squashed_fit = (float(np.max(fits, axis=0).mean()) for fits in (plain, squashed))
     if squashed_fit > 0.99999 and plain_fit < 0.999:
-        return 1.0
+        return 1.0 if _smoothed_fit(gradient, once) < 0.9999 else math.nan
     return 0.0 if squashed_fit < 0.999 else math.nan
+
+
+def _smoothed_fit(gradient: np.ndarray, once: np.ndarray) -> float:
+    """How well smoothed labels, the same smoothing in all rows, explain the gradient of plain cross-entropy.
+
+    Where outputs collapsed to a corner or to the middle of the simplex, smoothed labels
+    bend a gradient as a second softmax would. The labels are those that fit best.
+    """
+    classes = once.shape[1]
+    coarse = np.linspace(0.0, 0.6, 7)[:, None, None, None]
+    certain = np.eye(classes)[:, None, :]
+    fits = _alike(gradient, once - (1 - coarse) * certain - coarse / classes)  # smoothing, label, row
+    best = int(fits.max(axis=1).mean(axis=1).argmax())
+    labels = np.eye(classes)[fits[best].argmax(axis=0)]
+    fine = np.linspace(max(0.0, coarse[best].item() - 0.1), coarse[best].item() + 0.1, 41)[:, None, None]
+    refined = _alike(gradient, once - (1 - fine) * labels - fine / classes)
+    return float(refined.mean(axis=1).max())
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:
@@ -75,6 +92,13 @@ def _softmax(scores: np.ndarray) -> np.ndarray:
 
 
 def _alike(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The cosine of each of their rows."""
-    sizes = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    return np.asarray((first * second).sum(1) / np.maximum(sizes, 1e-300))
+    """The cosine of each of their rows, along the last axis; 0 for rows that vanish."""
+    first, second = _scaled(first), _scaled(second)
+    sizes = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
+    return np.asarray((first * second).sum(-1) / np.maximum(sizes, 1e-30))
+
+
+def _scaled(rows: np.ndarray) -> np.ndarray:
+    """Rows of largest magnitude 1: squares of the tiny slopes of a saturated softmax would underflow."""
+    largest = np.abs(rows).max(axis=-1, keepdims=True)
+    return np.asarray(np.where(largest > 1e-200, rows / np.maximum(largest, 1e-200), 0.0))

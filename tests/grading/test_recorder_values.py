@@ -38,6 +38,24 @@ def test_loss_on_softmaxed_outputs_shows_in_its_gradient(size: float, classes: i
         assert values.squashed_loss(*_gradient(scores, labels, criterion)) == expected
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])
+@pytest.mark.parametrize("shape", ["huge", "corner", "one point", "near the middle"])
+def test_raw_scores_of_a_diverged_or_collapsed_model_are_no_softmaxed_outputs(shape: str, smoothing: float) -> None:
+    """Slopes of a saturated softmax are so small that their squares vanish; smoothed labels bend as it does."""
+    generator = torch.Generator().manual_seed(11)
+    for _ in range(20):
+        noise, labels = torch.randn(32, 4, generator=generator), torch.randint(0, 4, (32,), generator=generator)
+        corners = nn.functional.one_hot(torch.randint(0, 4, (32,), generator=generator), 4).float()
+        scores = {
+            "huge": 300 * noise * (noise[:, :1] > 0) + noise[:1],
+            "corner": 8 * corners + 0.01 * noise,
+            "one point": noise[:1].repeat(32, 1),
+            "near the middle": 0.2 * noise,
+        }[shape]
+        seen = values.squashed_loss(*_gradient(scores, labels, nn.CrossEntropyLoss(label_smoothing=smoothing)))
+        assert seen != 1.0
+
+
 def test_kind_of_loss_is_open_where_nothing_tells() -> None:
     flat, labels = torch.zeros(8, 3), torch.randint(0, 3, (8,))
     assert math.isnan(values.squashed_loss(*_gradient(flat, labels, nn.CrossEntropyLoss())))
