@@ -178,6 +178,11 @@ class Backwards:
         changes = changes[np.isfinite(changes)]
         return float((changes > bound).mean()) if len(changes) else 0.0
 
+    def updates_above(self, bound: float) -> int:
+        """How many of the updates that were seen moved the watched parameter by more than `bound`."""
+        with np.errstate(invalid="ignore"):
+            return int((self.column("update_rms") > bound).sum())
+
     def typical_update(self) -> float:
         """Median root-mean-square change of the watched parameter over the first 12; nan without any.
 
@@ -273,6 +278,12 @@ class Table:
         with np.errstate(invalid="ignore"):
             by_effect = (self.column(forwards, "stats_moved") > 0) | (gap > 1e-3)
         return np.asarray(by_flag | by_effect)
+
+    def batch_mixing_share(self) -> float:
+        """Share of the validation batches looked at whose rows answer otherwise when the rest of the batch moves."""
+        seen = self.column(self.validation_forwards(), "batch_gap")
+        seen = seen[np.isfinite(seen)]
+        return float((seen > 1e-3).mean()) if len(seen) else 0.0
 
     def optimizer(self) -> OptimizerSeen:
         """The optimizer that most backward passes worked for."""

@@ -39,7 +39,7 @@ ONCE = {
     "calls": ("load", *(f"calls.{name}" for name in ("validate.modes", "validate.result", "train.result"))),
     "mini": ("mini.forced", "mini.summary", "mini.redirected.summary"),
     "ghost": (),
-    "real": ("real.goal", "real.history", "real.summary"),
+    "real": ("real.ending", "real.goal", "real.history", "real.summary"),
 }
 # What each step leaves where it came to its end: one name of each tuple.
 ALWAYS = {
@@ -90,7 +90,7 @@ def plan(secrets: Secrets, manifest: Manifest) -> Plan:
     sizes = {"batch_rows": BATCH_ROWS, "leak_batch_rows": LEAK_ROWS, "ballast_bytes": BALLAST_BYTES, "sgd_lr": SGD_LR}
     run = manifest.limits
     late = np.sort(draws.permutation(np.arange(2, 20))[:3])  # which epochs' order is compared, nobody can foresee
-    ghost_calls = int(draws.integers(GHOST_CALLS, 3 * GHOST_CALLS))
+    ghost_calls = int(GHOST_CALLS * 10.0 ** draws.random())  # how long a pretence must be kept up nobody can foresee
     return Plan(
         modules=MODULES,
         steps=(
@@ -102,7 +102,13 @@ def plan(secrets: Secrets, manifest: Manifest) -> Plan:
                 {**shrink, "forced_x": pack(forced_x), "forced_y": pack(forced_y)},
                 unless_hung="calls",
             ),
-            Step("ghost", entry + "ghost", {**common, "forwards": ghost_calls}, shrink, unless_hung="calls"),
+            Step(
+                "ghost",
+                entry + "ghost",
+                {**common, "forwards": [GHOST_CALLS, ghost_calls]},  # without a GPU, with one
+                shrink,
+                unless_hung="calls",
+            ),
             Step(
                 "real",
                 entry + "real",
@@ -159,7 +165,7 @@ def judge(secrets: Secrets, manifest: Manifest, run: RunResult) -> Judgement:
         "softmax": [_softmax_run(real, mini), _softmax(seen)],
         "zero-grad": [*_worse_first(_zero_grad_run(real, mini), closely), _zero_grad_call(secrets, seen)],
         "loss-leak": _worse_first(_leak_run(real), _leak_call(seen)),
-        "eval": [_eval_run(real, RUN), _eval_run(mini, MINI), _eval_call(secrets, seen)],
+        "eval": [_eval_run(real, RUN, mini), _eval_run(mini, MINI), _eval_call(secrets, seen)],
         "no-grad": [_graph_run(real, RUN), _graph_run(mini, MINI), _graph_call(secrets, seen)],
         "device": [_device(seen)],
         "shuffle": [_shuffle(real, RUN), _shuffle(mini, MINI)],
@@ -447,7 +453,7 @@ def _leak_call(seen: SeenRun) -> Sight | None:
 # -- bugs 4 and 5: mode and graph during validation ------------------------------------------------
 
 
-def _eval_run(table: Table, source: str) -> Sight | None:
+def _eval_run(table: Table, source: str, few: Table | None = None) -> Sight | None:
     forwards = table.validation_forwards()
     if not len(forwards):
         return None
@@ -455,6 +461,10 @@ def _eval_run(table: Table, source: str) -> Sight | None:
     told = f"{len(forwards)} validation batches in {source}"
     if wrong.any():
         return Sight(N, f"{int(wrong.sum())} of {told} ran with dropout or batch norm in train mode", OBSERVED, source)
+    if few is not None and table.batch_mixing_share() > 0.0 and few.batch_mixing_share() == 0.0:
+        return Sight(
+            N, f"scores hang on the other rows of their batch in {source}, unlike on few rows", OBSERVED, source
+        )
     if not (table.column(forwards, "mode_layers") > 0).any():
         return Sight(Q, f"the model has no layer left that depends on the mode, in {source}", OBSERVED, source)
     return Sight(F, f"all {told} ran in eval mode", OBSERVED, source)
@@ -578,6 +588,9 @@ def _device(seen: SeenRun) -> Sight | None:
         return Sight(Q, "the program never got to train on the pretended machine", OBSERVED, GHOST)
     if on_gpu == "cpu":
         return Sight(N, "with a GPU present the model still trains on the CPU", OBSERVED, GHOST)
+    passes, taken_back = integer(with_gpu.get("passes")), integer(with_gpu.get("taken_back"))
+    if taken_back > 0.5 * passes:
+        return Sight(N, "with a GPU present the model's forward pass goes back to the CPU", OBSERVED, GHOST)
     if with_gpu.get("mixed"):
         return Sight(
             N, "with a GPU present the model moves there but its batches do not: it would crash", OBSERVED, GHOST
@@ -640,9 +653,11 @@ def _rate(table: Table, source: str) -> Sight | None:
     text = f"{optimizer.name} steps at {peak:.3g}" + ("" if rates.min() == peak else f" at most, {mean:.3g} on average")
     first = after.first_updates()
     if optimizer.steps_by_rate:
-        # The very first step of these moves each element by just the rate.
+        # The very first step of these moves each element by just the rate. Now and then weights
+        # may leap for a good reason, such as a reloaded checkpoint; again and again they do not.
         guard = max(4 * peak, 0.02)
-        hidden = update > guard or after.large_updates(guard) > 0.05 or after.first_leap() > 0.015
+        leaps = after.updates_above(max(12 * peak, 0.02)), table.backwards.updates_above(max(40 * peak, 0.04))
+        hidden = update > guard or after.large_updates(guard) > 0.05 or after.first_leap() > 0.015 or max(leaps) >= 4
     else:
         hidden = update > max(8 * peak, 0.05) if optimizer.adaptive else first > max(40 * peak, 0.3)
     if hidden:
@@ -763,7 +778,11 @@ def _doubts(seen: SeenRun) -> list[str]:
 
 def _out_of_sight(seen: SeenRun, real: Table, mini: Table) -> list[str]:
     """Does its own run train where the watch does not see it, although it is seen to on few rows?"""
-    step = seen.step("real")
+    step, ending = seen.step("real"), seen.log("real").first("real.ending")
+    if ending is not None and integer(ending.get("passes")) > 20:
+        return ["it trains once more after its main part has ended"]
+    if ending is not None and integer(ending.get("threads")) > 0:
+        return ["a thread of its own goes on after its main part has ended"]
     if not mini.trained_any() or step is None or step.status is not RunStatus.OK or _run_error(seen) is not None:
         return []
     inside = real.within("train")

@@ -15,8 +15,10 @@ Nothing here decides anything, and nothing here is secret.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
+import json
 import mmap
 import random
 from collections.abc import Callable
@@ -508,7 +510,9 @@ def _ghost_run(context: Any, *, available: bool) -> None:
     seen: list[dict[str, Any]] = []
     names: dict[str, Any] = {}  # the program's own namespace, known before it runs
     pretended = GhostDevice("__main__", available=available)
-    wanted = context.params["forwards"]
+    wanted = context.params["forwards"][available]
+    computing: list[nn.Module] = []  # the outermost forward pass under way
+    passes = taken_back = 0  # training forwards, and those of them that went on on the CPU
 
     def look(module: nn.Module, args: Any) -> None:
         parameter = next(module.parameters(), None)
@@ -517,15 +521,30 @@ def _ghost_run(context: Any, *, available: bool) -> None:
         inside = recorder.on_stack(names["program"].get("train_one_epoch"), "train_one_epoch")
         where = {"model": device_of(parameter), "input": device_of(args[0]), "graph": torch.is_grad_enabled()}
         seen.append({**where, "inside": inside, "type": type(module).__name__[:60]})
+        if not computing:
+            computing.append(module)
+            pretended.computing, pretended.brought_back = True, 0
         if sum(one["inside"] for one in seen) >= wanted or len(seen) >= 10 * wanted:
             raise StopProbe
+
+    def over(module: nn.Module, *_: Any) -> None:
+        nonlocal passes, taken_back
+        if not computing or computing[0] is not module:
+            return
+        computing.clear()
+        pretended.computing = False
+        passes += torch.is_grad_enabled()
+        taken_back += pretended.brought_back > 0
 
     def note(namespace: dict[str, Any]) -> None:
         names["program"] = namespace
 
     error: BaseException | None = None
     with _no_workers(), pretended:
-        handle = nn_module.register_module_forward_pre_hook(look)
+        handles = [
+            nn_module.register_module_forward_pre_hook(look),
+            nn_module.register_module_forward_hook(over, always_call=True),
+        ]
         try:
             namespace, error = program.load(
                 context.submission_source, context.submission_path, name="__main__", before=note
@@ -537,11 +556,15 @@ def _ghost_run(context: Any, *, available: bool) -> None:
         except (Exception, StopProbe, SystemExit) as problem:
             error = problem
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
     told = {"available": available, "queries": pretended.queries, "requests": pretended.requests}
     failed = None if error is None or isinstance(error, StopProbe) else describe(error)
     shown = [one for one in seen if one["inside"]] or seen
-    context.emit("ghost.run", {**told, "mixed": pretended.mixed, "seen": shown[:wanted], "error": failed})
+    places = collections.Counter(json.dumps(one, sort_keys=True) for one in shown[:wanted])
+    told |= {"mixed": pretended.mixed, "passes": passes, "taken_back": taken_back}
+    told["seen"] = [{**json.loads(place), "count": count} for place, count in places.most_common(100)]
+    context.emit("ghost.run", {**told, "error": failed})
     torch.set_grad_enabled(True)
 
 
@@ -572,7 +595,14 @@ def _run_as_script(context: Any, watch: Recorder) -> None:
     def look(namespace: dict[str, Any]) -> None:
         watch.namespace = namespace
 
-    namespace, problem = program.load(context.submission_source, context.submission_path, name="__main__", before=look)
+    with program.Ending() as ending:
+        namespace, problem = program.load(
+            context.submission_source, context.submission_path, name="__main__", before=look
+        )
+        passes = len(watch.backwards)
+        problem = ending.see_through() or problem
+    afterwards = {"passes": len(watch.backwards) - passes, "threads": ending.threads_left}
+    context.emit("real.ending", afterwards)
     if problem is None and not watch.forwards and callable(namespace.get("main")):
         try:
             watch.history = namespace["main"]() or watch.history

@@ -17,6 +17,7 @@ FORWARD_COLUMNS = (
     "autocast",  # 1 under autocast
     "simplex",  # 1 when the output's rows are, up to one factor, non-negative and sum to one
     "serial",  # running number among the outermost forwards
+    "batch_gap",  # max |change of an output row when other rows of its batch change|, nan when not compared
 )
 STEP_COLUMNS = (
     "serial",  # running number of the forward before it
