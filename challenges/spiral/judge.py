@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ MINI_EPOCHS = 4
 GHOST_CALLS = 60  # calls of modules, inner ones counted, at least: a handful of batches
 ONCE = {
     "calls": ("load", *(f"calls.{name}" for name in ("validate.modes", "validate.result", "train.result"))),
-    "mini": ("mini.forced", "mini.summary", "mini.redirected.summary"),
+    "mini": ("mini.forced", "mini.order", "mini.summary", "mini.direct.summary", "mini.redirected.summary"),
     "ghost": (),
     "real": ("real.ending", "real.goal", "real.history", "real.summary"),
 }
@@ -65,6 +65,7 @@ MODULES = (
 F, N, Q = Verdict.FIXED, Verdict.NOT_FIXED, Verdict.INCONCLUSIVE
 VALUE, MEASURED, OBSERVED = EvidenceKind.VALUE, EvidenceKind.MEASUREMENT, EvidenceKind.OBSERVATION
 RUN, MINI, CALLS, GHOST = "its own run", "a short run of its main()", "single calls of its functions", "a pretended GPU"
+DIRECT, LOADER = "calls of its functions with its own model", "two readings of its training loader"
 
 
 # -- plan ---------------------------------------------------------------------------------
@@ -159,22 +160,27 @@ def judge(secrets: Secrets, manifest: Manifest, run: RunResult) -> Judgement:
     real, mini = Table.of(seen, "real"), Table.of(seen, "mini")
     if not mini.trained_any():
         mini = Table.of(seen, "mini.redirected", step="mini")
+    direct = Table.of(seen, "mini.direct", step="mini")
     closely = _zero_grad(mini, MINI, least=4)
     # A call keeps what the run keeps, and the close look sees what the discreet one cannot.
     sights: dict[str, list[Sight | None]] = {
         "softmax": [_softmax_run(real, mini), _softmax(seen)],
         "zero-grad": [*_worse_first(_zero_grad_run(real, mini), closely), _zero_grad_call(secrets, seen)],
-        "loss-leak": _worse_first(_leak_run(real), _leak_call(seen)),
-        "eval": [_eval_run(real, RUN, mini), _eval_run(mini, MINI), _eval_call(secrets, seen)],
-        "no-grad": [_graph_run(real, RUN), _graph_run(mini, MINI), _graph_call(secrets, seen)],
+        "loss-leak": _worse_first(_leak_run(real, RUN), _leak_run(direct, DIRECT), _leak_call(seen)),
+        "eval": _eval_sights(secrets, seen, real, mini, direct),
+        "no-grad": [
+            _graph_run(real, RUN),
+            _graph_run(mini, MINI),
+            *_worse_first(_graph_run(direct, DIRECT), _graph_call(secrets, seen)),
+        ],
         "device": [_device(seen)],
-        "shuffle": [_shuffle(real, RUN), _shuffle(mini, MINI)],
-        "lr": [_rate(real, RUN), _rate(mini, MINI)],
+        "shuffle": _first_conclusive(_shuffle(real, RUN), _shuffle(mini, MINI)) or [_shuffle_loader(seen)],
+        "lr": _first_conclusive(_rate(real, RUN), _rate(mini, MINI)) or [_rate_made(real)],
     }
     doubts = [*_doubts(seen), *_out_of_sight(seen, real, mini)]
-    bugs, conflicts = [], []
+    bugs, conflicts, why_open = [], [], _why_open(seen)
     for bug in manifest.bugs:
-        finding, conflict = _decide(bug.id, [s for s in sights[bug.id] if s is not None], bool(doubts))
+        finding, conflict = _decide(bug.id, [s for s in sights[bug.id] if s is not None], bool(doubts), why_open)
         bugs.append(finding)
         if conflict:
             conflicts.append(f"bug {bug.number} ({bug.id}): {conflict}")
@@ -189,15 +195,31 @@ def judge(secrets: Secrets, manifest: Manifest, run: RunResult) -> Judgement:
     )
 
 
-def _worse_first(first: Sight | None, second: Sight | None) -> list[Sight | None]:
-    return sorted([first, second], key=lambda sight: sight is None or sight.verdict is not N)
+def _worse_first(*sights: Sight | None) -> list[Sight | None]:
+    return sorted(sights, key=lambda sight: sight is None or sight.verdict is not N)
 
 
-def _decide(bug_id: str, sights: Sequence[Sight], doubtful: bool) -> tuple[BugFinding, str | None]:
+def _first_conclusive(*sights: Sight | None) -> list[Sight | None]:
+    """The sights, where one of them is conclusive; else none."""
+    return list(sights) if any(sight is not None and sight.verdict is not Q for sight in sights) else []
+
+
+def _why_open(seen: SeenRun) -> str:
+    """Why something could not be seen, as far as the steps' endings tell."""
+    late = [step.name for step in seen.run.steps if step.status is RunStatus.TIME_LIMIT]
+    error = _run_error(seen)
+    if error is not None:
+        return f"the program crashed before this could be seen: {error}"[:300]
+    if late:
+        return f"the time limit came before this could be seen (in step {late[0]})"
+    return "the program never got to where this could be seen"
+
+
+def _decide(bug_id: str, sights: Sequence[Sight], doubtful: bool, why_open: str) -> tuple[BugFinding, str | None]:
     """The first conclusive sight decides; the others are told beside it."""
     conclusive = [s for s in sights if s.verdict is not Q]
     if not conclusive:
-        seen = "; ".join(s.seen for s in sights) or "the program never got to where this could be seen"
+        seen = "; ".join(s.seen for s in sights) or why_open
         return _finding(bug_id, Sight(Q, seen, EvidenceKind.NONE, "nothing conclusive")), None
     first = conclusive[0]
     agreeing = [s for s in conclusive if s.verdict is first.verdict]
@@ -303,7 +325,7 @@ def _unsquashed(curve: dict[tuple[Any, Any], float | None]) -> tuple[bool, float
     flat = flat if math.isfinite(flat) else 1.0
     last, before = MAGNITUDES[-1], MAGNITUDES[-2]
     if value(0, last) == math.inf or (value(0, last) - value(0, before)) / (last - before) / slope >= 0.05:
-        return True, flat
+        return not _flat_on_the_way(difference, slope), flat
     finite = {m: d / slope for m, d in difference.items() if math.isfinite(d)}
     bound = max(finite.values())
     linear = [m for m, d in finite.items() if d < 0.8 * bound]
@@ -311,6 +333,13 @@ def _unsquashed(curve: dict[tuple[Any, Any], float | None]) -> tuple[bool, float
     floor = min((value(1, m) for m in MAGNITUDES if math.isfinite(value(1, m))), default=math.nan)
     reaches_zero = floor <= 0.1 * abs(value(1, 0.0))
     return len(linear) >= 2 and not bent and reaches_zero, flat
+
+
+def _flat_on_the_way(difference: Mapping[float, float], slope: float) -> bool:
+    """Whether a loss that grows for huge scores is level where a trained model's scores lie."""
+    usual = [m for m in MAGNITUDES[1:] if m <= 64 and math.isfinite(difference[m])]
+    rises = [(difference[b] - difference[a]) / (b - a) for a, b in itertools.pairwise(usual)]
+    return any(rise / slope < 0.05 for rise in rises)
 
 
 # -- bug 2: gradients never cleared -----------------------------------------------------------
@@ -343,6 +372,10 @@ def _zero_grad_run(real: Table, mini: Table) -> Sight | None:
         return Sight(N, f"gradients pile up over {pile} batches in a row in {RUN}", OBSERVED, RUN)
     left = after.left_over()
     text = f"after {left} of {len(after)} steps the old gradients were still there in {RUN}"
+    summed = real.backwards.summed_share()
+    if summed is not None and summed > 0.3:
+        told = f"in {RUN} {summed:.0%} of the steps use the sum of all gradients so far"
+        return Sight(N, told, OBSERVED, RUN)
     strange, strange_on_few = real.backwards.disagreement(), mini.backwards.disagreement()
     if strange is not None and strange > 0.3 and strange_on_few is not None and strange_on_few < 0.05:
         told = f"in {RUN} {strange:.0%} of the steps use other gradients than those of their batch, unlike on few rows"
@@ -409,7 +442,7 @@ def _log_softmax(scores: NDArray[Any]) -> NDArray[Any]:
 # -- bug 3: graphs kept alive -------------------------------------------------------------------
 
 
-def _leak_run(table: Table) -> Sight | None:
+def _leak_run(table: Table, source: str) -> Sight | None:
     """Are graphs of the first half of an epoch still alive near its end?"""
     memory = table.memory
     batches, old = integer(memory.get("epoch_forwards")), integer(memory.get("max_old_alive"))
@@ -421,8 +454,8 @@ def _leak_run(table: Table) -> Sight | None:
             N, f"{old} graphs of the first half of an epoch of {batches} batches are still held", OBSERVED, RUN
         )
     if past >= 8:
-        return Sight(N, f"{past} graphs of earlier epochs are still held", OBSERVED, RUN)
-    return Sight(F, f"no graph outlives its batch ({batches} batches per epoch)", OBSERVED, RUN)
+        return Sight(N, f"{past} graphs of earlier epochs are still held", OBSERVED, source)
+    return Sight(F, f"no graph outlives its batch ({batches} batches per epoch)", OBSERVED, source)
 
 
 def _leak_call(seen: SeenRun) -> Sight | None:
@@ -453,7 +486,20 @@ def _leak_call(seen: SeenRun) -> Sight | None:
 # -- bugs 4 and 5: mode and graph during validation ------------------------------------------------
 
 
-def _eval_run(table: Table, source: str, few: Table | None = None) -> Sight | None:
+def _eval_sights(secrets: Secrets, seen: SeenRun, real: Table, mini: Table, direct: Table) -> list[Sight | None]:
+    """In its own run, on few rows, in calls; but where scores hang on the rest of their batch no flag tells."""
+    mixing, mixing_on_few = real.batch_mixing_share(), mini.batch_mixing_share()
+    calls = _worse_first(_eval_run(direct, DIRECT), _eval_call(secrets, seen))
+    sights = [_eval_run(real, RUN), _eval_run(mini, MINI), *calls]
+    if any(sight is not None and sight.verdict is N for sight in sights[:1]) or mixing == 0.0:
+        return sights
+    told = f"validation scores hang on the other rows of their batch in {RUN}"
+    if mixing_on_few == 0.0:
+        return [Sight(N, f"{told}, unlike on few rows", OBSERVED, RUN), *sights[1:]]
+    return [Sight(Q, f"{told}, although every layer is in eval mode", OBSERVED, RUN)] if mixing > 0.5 else sights
+
+
+def _eval_run(table: Table, source: str) -> Sight | None:
     forwards = table.validation_forwards()
     if not len(forwards):
         return None
@@ -461,10 +507,6 @@ def _eval_run(table: Table, source: str, few: Table | None = None) -> Sight | No
     told = f"{len(forwards)} validation batches in {source}"
     if wrong.any():
         return Sight(N, f"{int(wrong.sum())} of {told} ran with dropout or batch norm in train mode", OBSERVED, source)
-    if few is not None and table.batch_mixing_share() > 0.0 and few.batch_mixing_share() == 0.0:
-        return Sight(
-            N, f"scores hang on the other rows of their batch in {source}, unlike on few rows", OBSERVED, source
-        )
     if not (table.column(forwards, "mode_layers") > 0).any():
         return Sight(Q, f"the model has no layer left that depends on the mode, in {source}", OBSERVED, source)
     return Sight(F, f"all {told} ran in eval mode", OBSERVED, source)
@@ -632,6 +674,30 @@ def _shuffle(table: Table, source: str) -> Sight | None:
     return Sight(Q, f"the order recurs in part ({same_order:.0%} of neighbours) in {source}", OBSERVED, source)
 
 
+def _shuffle_loader(seen: SeenRun) -> Sight | None:
+    """Two readings of the loader that it trains from, for a program that crashes before its second epoch."""
+    record = seen.log("mini").first("mini.order")
+    sizes = record.get("sizes") if record is not None else None
+    if record is None or not isinstance(sizes, list) or len(sizes) != 2:
+        return None
+    epochs = []
+    for name, parts in zip(("first", "second"), sizes, strict=True):
+        rows = record.arrays.get(name)
+        whole = isinstance(parts, list) and all(isinstance(size, int) and size > 0 for size in parts)
+        if rows is None or rows.ndim != 2 or not whole or sum(parts) != len(rows) or len(rows) < 16:
+            return None
+        epochs.append(np.split(rows.astype(np.float64), np.cumsum(parts)[:-1]))
+    likeness, given = order_likeness(epochs), record.arrays.get("given")
+    if likeness is None:
+        return None
+    if max(likeness) <= 0.3:
+        return Sight(F, "its training loader gives the rows in a new order each time", OBSERVED, LOADER)
+    as_given = order_likeness([epochs[0], [given.astype(np.float64)]]) if given is not None else None
+    if likeness[0] >= 0.5 and as_given is not None and as_given[0] >= 0.5:  # rows may be mixed outside the loader
+        return Sight(N, "its training loader gives the rows as they came, every time", OBSERVED, LOADER)
+    return None
+
+
 # -- bug 8: learning rate ----------------------------------------------------------------------------
 
 
@@ -667,6 +733,21 @@ def _rate(table: Table, source: str) -> Sight | None:
     if peak <= bound or (scheduled and mean <= bound and peak <= 5 * bound):
         return Sight(F, text, OBSERVED, source)
     return Sight(N, f"{text}; at most {bound:.2g} is sound", OBSERVED, source)
+
+
+def _rate_made(real: Table) -> Sight | None:
+    """The rate of an optimizer that was made and never stepped, since the program crashed before it trained."""
+    made = real.optimizers_made()
+    if real.trained_any() or not made:
+        return None
+    sound = [rate <= (LARGEST_LR if made_one.adaptive else made_one.largest_sgd_rate()) for made_one, rate in made]
+    text = " and ".join(f"{made_one.name} at {rate:.3g}" for made_one, rate in made)[:120]
+    text = f"it makes {text}, and crashes before the first step"
+    if all(sound):
+        return Sight(F, text, OBSERVED, RUN)
+    if not any(sound) and not integer(real.summary.get("scheduled")):  # a schedule may have been the mend
+        return Sight(N, text, OBSERVED, RUN)
+    return Sight(Q, text, OBSERVED, RUN)
 
 
 def _hand_written_rate(after: Backwards, source: str) -> Sight | None:

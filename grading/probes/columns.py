@@ -45,4 +45,5 @@ BACKWARD_COLUMNS = (
     "optimizer",  # number of the optimizer object, -1 where none is known
     "squashed",  # 1 when the loss's gradient is that of cross-entropy on softmaxed outputs, 0 when not, else nan
     "agreement",  # cosine of the gradient used since and the fresh one, of the last bias; nan where not known
+    "summed",  # 1 when the gradient used is not the fresh one but the sum of all fresh ones so far; nan as before
 )

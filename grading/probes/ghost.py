@@ -111,10 +111,18 @@ class GhostDevice(TorchFunctionMode):
         ):
             self._answer(owner, name, constant(value))
         self._answer(torch.accelerator, "current_accelerator", constant(torch.device("cuda") if here else None))
+        self._patch_version()
         self._patch_generator()
         self._patch_parameter()
         if here:
             self._patch_default_device()
+
+    def _patch_version(self) -> None:
+        """Some ask whether torch was built for CUDA at all."""
+        version: Any = torch.version
+        built_for = version.cuda
+        version.cuda = (built_for or "12.8") if self.available else built_for
+        self.restorers.append(lambda: setattr(version, "cuda", built_for))
 
     def _patch_generator(self) -> None:
         original, here = torch.Generator, self.available

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import importlib.machinery
 import inspect
 import os
 import sys
@@ -48,6 +49,7 @@ def load(
     """
     module = types.ModuleType(name)
     module.__file__ = path
+    module.__loader__ = importlib.machinery.SourceFileLoader(name, path)  # as `python FILE` has it
     sys.modules[name] = module
     sys.argv = [path]
     sys.path.insert(0, os.path.dirname(path))

@@ -33,16 +33,16 @@ from torch.utils.data import DataLoader
 
 from grading.probes.columns import BACKWARD_COLUMNS, CONTEXTS, FORWARD_COLUMNS, STEP_COLUMNS
 from grading.probes.ledger import GradientLedger
-from grading.probes.values import on_simplex, rms, squashed_loss, values_of
+from grading.probes.values import cosine, on_simplex, rms, squashed_loss, values_of
 
-MODE_LAYERS = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
+_DROPOUT = nn.modules.dropout._DropoutNd
+MODE_LAYERS = (_DROPOUT, nn.modules.batchnorm._NormBase)
 _SEEN = "assay.seen"
 _COUNTS_ITS_STEPS = (
     *(optim.Adam, optim.NAdam, optim.RAdam, optim.Adamax, optim.Adagrad, optim.Adadelta),
     *(optim.RMSprop, optim.Rprop, optim.ASGD, optim.Adafactor, optim.SparseAdam),
 )
 
-_grad_mode = torch._C.is_grad_enabled
 _requires_grad = torch.Tensor.requires_grad.__get__  # type: ignore[attr-defined]
 _grad_fn = torch.Tensor.grad_fn.__get__  # type: ignore[union-attr]
 
@@ -140,6 +140,7 @@ class Recorder:
         self.followed: dict[int, tuple[torch.Tensor, np.ndarray]] = {}  # by model: see _change_elsewhere
         # By parameter: the optimizer's running mean a step ago, and the fresh gradient since.
         self.last_mean: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.summed_gradients: dict[int, np.ndarray] = {}  # by parameter
         self.step_row: list[float] | None = None
         self.step_depth = 0
         self.comparisons = 0
@@ -410,7 +411,7 @@ class Recorder:
         self._begin(module)
         self.depth += 1
         try:
-            if not self.thorough and self.context == "validate" and _grad_mode():
+            if self.context == "validate":
                 with _Saved() as saved:  # a graph may be built and cut off before the output shows it
                     output = run(module, *args, **kwargs)
                 self.saved = saved.count
@@ -452,7 +453,7 @@ class Recorder:
             math.nan,
             self._model_number(module),
             _autocast_enabled(),
-            on_simplex(tensor) if graph or self.random.random() < 0.1 else math.nan,
+            on_simplex(tensor) if self.random.random() < 0.25 else math.nan,
             serial,
             math.nan,
         ]
@@ -548,10 +549,10 @@ class Recorder:
         number = -1.0 if optimizer is None else float(self._optimizer_number(optimizer))
         fresh = values_of(gradient)
         squashed = math.nan
-        if output is not None and self.random.random() < 0.25:
+        if output is not None and self.random.random() < 0.1:
             squashed = squashed_loss(values_of(output), fresh)
         agreement = self._agreement(watched, optimizer, moved, fresh)
-        self.backwards.append([row[13], row[0], moved, left_over, *rates, change, number, squashed, agreement])
+        self.backwards.append([row[13], row[0], moved, left_over, *rates, change, number, squashed, *agreement])
 
     def _change_elsewhere(self, module: nn.Module) -> float:
         """Root mean square change of one more parameter of the model, drawn once by chance."""
@@ -566,15 +567,18 @@ class Recorder:
         self.followed[id(module)] = (parameter, now)
         return rms(now - before) if now.shape == before.shape else 0.0
 
-    def _agreement(self, bias: torch.Tensor, optimizer: Optimizer | None, moved: bool, fresh: np.ndarray) -> float:
-        """How the gradient that an optimizer of Adam's kind used agrees with the fresh one.
+    def _agreement(
+        self, bias: torch.Tensor, optimizer: Optimizer | None, moved: bool, fresh: np.ndarray
+    ) -> tuple[float, float]:
+        """How the gradient that an optimizer of Adam's kind used agrees with the fresh one; is it the sum of all?
 
         Where the watched parameter is the bias added to the output itself, its gradient is
         the sum of the output's, which the program cannot alter. What the step used can be
         read off the optimizer's running mean: g = (m - beta1 * m_before) / (1 - beta1).
         """
+        unknown = (math.nan, math.nan)
         if fresh.ndim != 2 or tuple(bias.shape) != fresh.shape[1:] or optimizer is None:
-            return math.nan
+            return unknown
         mean = optimizer.state.get(bias, {}).get("exp_avg") if isinstance(optimizer.state, dict) else None
         beta = next((group.get("betas") for group in optimizer.param_groups if "betas" in group), None)
         summed = fresh.sum(0)
@@ -582,13 +586,15 @@ class Recorder:
         mean_now = values_of(mean) if isinstance(mean, torch.Tensor) else np.zeros_like(summed)
         if not moved and before is not None:  # another pass of the same step
             self.last_mean[key] = (before[0], before[1] + summed)
-            return math.nan
+            return unknown
         self.last_mean[key] = (mean_now, summed)
         if before is None or mean is None or not beta or mean_now.shape != summed.shape:
-            return math.nan
+            return unknown
         used, wanted = mean_now - float(beta[0]) * before[0], before[1]
-        size = float(np.linalg.norm(used) * np.linalg.norm(wanted))
-        return float(np.vdot(used, wanted)) / size if size > 1e-20 else math.nan
+        all_so_far = self.summed_gradients.get(key, 0.0) + wanted
+        self.summed_gradients[key] = all_so_far
+        agreement = cosine(used, wanted)
+        return agreement, float(agreement < 0.9 and cosine(used, all_so_far) > 0.98)
 
     def _optimizer_of(self, parameter: torch.Tensor, moved: bool) -> Optimizer | None:
         """The optimizer that steps this parameter: of several, the one whose own count went up with the last move."""
@@ -651,15 +657,23 @@ class Recorder:
         other = self._answer(module, (moved, *args[1:]), kwargs, forward)
         if other is None or other.shape != reference.shape:
             return eval_gap, math.nan
-        return eval_gap, float((other[:half] - reference[:half]).abs().max())
+        size = max(1.0, float(reference.abs().max()))  # scores of a diverged model are huge, and so is their rounding
+        return eval_gap, float((other[:half] - reference[:half]).abs().max()) / size
 
     def _answer(self, module: nn.Module, args: Any, kwargs: Any, forward: Callable[..., Any]) -> torch.Tensor | None:
-        """What the model gives in eval mode without a graph; None for one that cannot be called again."""
+        """What the model gives in eval mode without a graph; None for one that cannot be called again.
+
+        Dropout is left out altogether: in eval mode it is the identity, whatever a class of
+        the program's own makes of it.
+        """
         flags = [(m, m.training) for m in module.modules()]
+        own_dropout = [m for m, _ in flags if isinstance(m, _DROPOUT) and type(m).__module__ != _DROPOUT.__module__]
         depth, self.depth = self.depth, 1
         try:
             for m, _ in flags:
                 m.training = False
+            for m in own_dropout:
+                m.__dict__["forward"] = _identity
             with torch.no_grad():
                 return _first_tensor(forward(module, *args, **kwargs))
         except Exception:  # a model that cannot be called again is simply not compared
@@ -668,6 +682,8 @@ class Recorder:
             self.depth = depth
             for m, flag in flags:
                 m.training = flag
+            for m in own_dropout:
+                m.__dict__.pop("forward", None)
 
     def _input_rows(
         self, module: nn.Module, args: Any, kwargs: Any, forward: Callable[..., Any]
@@ -829,6 +845,11 @@ class Recorder:
                     {**told, "has_state": bool(optimizer.state), "steps": _steps_taken(optimizer)}
                     for told, optimizer in zip(self.optimizers, self.seen_optimizers, strict=True)
                 ],
+                "made": [
+                    {**_describe_optimizer(optimizer, None), "lr": _rates(optimizer)[1]}
+                    for optimizer in self.made_optimizers[:8]
+                ],
+                "scheduled": len(self.schedulers),
                 "epochs": self.epoch,
                 "stopped": self.stopped,
                 "models": len(self.models),
@@ -963,6 +984,10 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 def _has_graph(tensor: torch.Tensor) -> bool:
     with torch._C.DisableTorchFunctionSubclass():  # a subclass of Tensor may lie about itself
         return bool(_requires_grad(tensor)) and _grad_fn(tensor) is not None
+
+
+def _identity(value: torch.Tensor, *_: Any) -> torch.Tensor:
+    return value
 
 
 def _deepest_node(tensor: torch.Tensor) -> Any:

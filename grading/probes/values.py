@@ -29,13 +29,18 @@ def rms(values: np.ndarray) -> float:
     return math.sqrt(float(np.vdot(values, values)) / max(1, values.size))
 
 
+def cosine(first: np.ndarray, second: np.ndarray) -> float:
+    """The cosine of two vectors; nan where one of them vanishes."""
+    size = float(np.linalg.norm(first) * np.linalg.norm(second))
+    return float(np.vdot(first, second)) / size if size > 1e-20 else math.nan
+
+
 def on_simplex(tensor: torch.Tensor) -> float:
     """Whether the rows are probabilities, perhaps scaled or shifted by a trifle: raw scores have no constant sum."""
     values = values_of(tensor)
     if values.ndim != 2 or values.shape[1] < 2:
         return math.nan
-    sums = values.sum(1)
-    exact = bool((values >= 0).all()) and bool((np.abs(sums - 1) < 1e-4).all())
+    sums, exact = values.sum(1), _probabilities(values)
     if exact or len(sums) < 4:  # a few raw scores may have equal sums by chance
         return float(exact)
     total = float(np.abs(sums).mean())
@@ -44,8 +49,15 @@ def on_simplex(tensor: torch.Tensor) -> float:
     return float(constant and float(values.min()) > -0.05 * total)
 
 
+def _probabilities(rows: np.ndarray) -> bool:
+    return bool((rows >= 0).all()) and bool((np.abs(rows.sum(1) - 1) < 1e-4).all())
+
+
 def squashed_loss(output: np.ndarray, gradient: np.ndarray) -> float:
-    """Whether `gradient` is that of cross-entropy on softmax(output) rather than on the output itself.
+    """Whether `gradient` is that of cross-entropy on softmaxed scores rather than on the scores themselves.
+
+    Either the output is the scores and the gradient that of cross-entropy on softmax(output),
+    or the output is softmaxed already and the gradient that of cross-entropy on the output.
 
     Both are compared by direction, row by row, with the label that fits best, so that weights
     and scaling of the loss do not matter. nan where they look alike, smoothed labels included.
@@ -58,12 +70,12 @@ def squashed_loss(output: np.ndarray, gradient: np.ndarray) -> float:
         return math.nan
     output, gradient = output[rows].astype(np.float64), gradient[rows].astype(np.float64)
     once = _softmax(output)
-    plain, squashed = [], []
-    for label in np.eye(output.shape[1]):
-        outer = _softmax(once) - label
-        plain.append(_alike(gradient, once - label))
-        squashed.append(_alike(gradient, once * (outer - (once * outer).sum(1, keepdims=True))))
-    plain_fit, squashed_fit = (float(np.max(fits, axis=0).mean()) for fits in (plain, squashed))
+    outer = _softmax(once) - np.eye(output.shape[1])[:, None, :]  # label, row, class
+    twice = once * (outer - (once * outer).sum(-1, keepdims=True))
+    squashed_fit = float(_alike(gradient, twice).max(axis=0).mean())
+    plain_fit = float(_alike(gradient, once - np.eye(output.shape[1])[:, None, :]).max(axis=0).mean())
+    if plain_fit > 0.99999 and _probabilities(output) and float(np.ptp(output, axis=0).max()) > 1e-3:
+        return 1.0
     if squashed_fit > 0.99999 and plain_fit < 0.999:
         return 1.0 if _smoothed_fit(gradient, once) < 0.9999 else math.nan
     return 0.0 if squashed_fit < 0.999 else math.nan
