@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from grading.probes import recorder, values
+from grading.probes.columns import BACKWARD_COLUMNS
 
 
 def _gradient(scores: torch.Tensor, labels: torch.Tensor, criterion: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -106,13 +107,15 @@ def test_gradient_that_a_step_used_is_read_off_the_optimizer(kind: Any, stashes:
                 parameter.grad += stash
                 stash.copy_(parameter.grad)
         optimizer.step()
-    seen = np.array([row[-1] for row in watch.backwards])
-    seen = seen[np.isfinite(seen)]
+    told = np.array(watch.backwards)
+    seen, summed = (told[:, BACKWARD_COLUMNS.index(name)] for name in ("agreement", "summed"))
+    seen, summed = seen[np.isfinite(seen)], summed[np.isfinite(summed)]
     if kind is torch.optim.SGD:
         assert len(seen) == 0
     else:
         assert len(seen) > 20
         assert (seen < 0.9).mean() > 0.5 if stashes else (seen > 0.99).all()
+        assert (summed > 0).mean() > 0.3 if stashes else not summed.any()
 
 
 def test_steps_are_counted_by_the_optimizers_own_state() -> None:
