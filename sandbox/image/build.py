@@ -25,7 +25,7 @@ import docker
 import docker.errors
 
 HERE = Path(__file__).parent
-INPUTS = ("Dockerfile", "agent.py", "seccomp.json")
+INPUTS = ("Dockerfile", "agent.py", "bytecode.py", "seccomp.json")
 # The same locks as the host's own environment: a CPU build of torch where pip finds one, else the
 # public index's build with its GPU libraries.
 LOCKS = tuple(HERE.parent.parent / "requirements" / name for name in ("torch.txt", "torch-cuda.txt"))
@@ -226,7 +226,7 @@ def _build_image(engine: Any, tag: str, base: str, wheelhouse: Path) -> None:
     _say("building (a few minutes; the build has no network)")
     with tempfile.TemporaryFile(dir=_build_dir()) as context:
         with tarfile.open(fileobj=context, mode="w") as archive:
-            for name in ("Dockerfile", "agent.py"):
+            for name in ("Dockerfile", "agent.py", "bytecode.py"):
                 archive.add(HERE / name, name)
             archive.add(wheelhouse, "wheelhouse")
         context.seek(0)
