@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import importlib
 import secrets as entropy
@@ -133,7 +134,7 @@ def load_judge(challenge: Challenge) -> Judge:
 
 def build_job(submission: Submission, challenge: Challenge, plan: Plan, limits: Limits | None = None) -> Job:
     """The job that crosses into the sandbox: nothing secret is in it."""
-    modules = {name: (ROOT / (name.replace(".", "/") + ".py")).read_bytes() for name in plan.modules}
+    modules = {name: _module_source(name) for name in plan.modules}
     bounds = limits or Limits(memory_bytes=challenge.manifest.limits.memory_bytes)
     wall = sum(step.wall_time_s for step in plan.steps) + 5.0
     return Job(
@@ -143,6 +144,12 @@ def build_job(submission: Submission, challenge: Challenge, plan: Plan, limits: 
         limits=replace(bounds, wall_time_s=min(bounds.wall_time_s, wall)),
         label=challenge.slug[:40],
     )
+
+
+@functools.cache
+def _module_source(name: str) -> bytes:
+    """Read once: an upgrade under a running service must not pair new probes with the judge in memory."""
+    return (ROOT / (name.replace(".", "/") + ".py")).read_bytes()
 
 
 def _judged(judge: Judge, secrets: Secrets, challenge: Challenge, run: RunResult) -> Judgement:

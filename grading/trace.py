@@ -165,6 +165,12 @@ class Backwards:
         seen = seen[np.isfinite(seen)]
         return float((seen < 0.9).mean()) if len(seen) >= 8 else None
 
+    def summed_share(self) -> float | None:
+        """Share of the steps looked at that used the sum of all gradients so far; None with too few."""
+        seen = self.column("summed")
+        seen = seen[np.isfinite(seen)]
+        return float((seen > 0).mean()) if len(seen) >= 20 else None
+
     def first_leap(self) -> float:
         """The very first update where it is over three times its rate, else 0."""
         changes, rates = self.column("update_rms")[:1], self.column("lr_max")[:1]
@@ -177,6 +183,11 @@ class Backwards:
         changes = self.column("update_rms")
         changes = changes[np.isfinite(changes)]
         return float((changes > bound).mean()) if len(changes) else 0.0
+
+    def updates_above(self, bound: float) -> int:
+        """How many of the updates that were seen moved the watched parameter by more than `bound`."""
+        with np.errstate(invalid="ignore"):
+            return int((self.column("update_rms") > bound).sum())
 
     def typical_update(self) -> float:
         """Median root-mean-square change of the watched parameter over the first 12; nan without any.
@@ -274,6 +285,12 @@ class Table:
             by_effect = (self.column(forwards, "stats_moved") > 0) | (gap > 1e-3)
         return np.asarray(by_flag | by_effect)
 
+    def batch_mixing_share(self) -> float:
+        """Share of the validation batches looked at whose rows answer otherwise when the rest of the batch moves."""
+        seen = self.column(self.validation_forwards(), "batch_gap")
+        seen = seen[np.isfinite(seen)]
+        return float((seen > 1e-3).mean()) if len(seen) else 0.0
+
     def optimizer(self) -> OptimizerSeen:
         """The optimizer that most backward passes worked for."""
         told = self.summary.get("optimizers")
@@ -282,13 +299,14 @@ class Table:
         if not isinstance(told, list) or not told or not len(numbers):
             return OptimizerSeen()
         index = int(np.bincount(numbers.astype(int)).argmax())
-        entry = told[index] if index < len(told) and isinstance(told[index], dict) else {}
-        family = tuple(str(n)[:60] for n in entry.get("family") or [] if n != "Optimizer")
-        told_defaults = entry.get("defaults")
-        defaults = told_defaults if isinstance(told_defaults, dict) else {}
-        name = str(entry.get("class", "the optimizer"))[:60]
-        trainable, held = integer(entry.get("trainable")), integer(entry.get("trainable_held"))
-        return OptimizerSeen(name, family, defaults, trainable, held, entry.get("has_state") is not False)
+        return _optimizer_told(told[index] if index < len(told) else None)
+
+    def optimizers_made(self) -> list[tuple[OptimizerSeen, float]]:
+        """The optimizers that were made, stepped or not, with their largest rate."""
+        told = self.summary.get("made")
+        entries = [entry for entry in told if isinstance(entry, dict)] if isinstance(told, list) else []
+        rated = [(_optimizer_told(entry), number(entry.get("lr"))) for entry in entries]
+        return [(made, rate) for made, rate in rated if rate is not None and math.isfinite(rate)]
 
     def passes_and_steps(self) -> list[tuple[int, int]]:
         """For each optimizer: the backward passes seen on its behalf, and the steps that it has counted itself."""
@@ -337,6 +355,16 @@ def _matrix(array: NDArray[Any] | None, columns: int) -> Matrix:
     if array is None or array.ndim != 2 or array.shape[1] != columns or array.dtype != np.float64:
         return np.zeros((0, columns))
     return array
+
+
+def _optimizer_told(entry: Any) -> OptimizerSeen:
+    entry = entry if isinstance(entry, dict) else {}
+    family = tuple(str(n)[:60] for n in entry.get("family") or [] if n != "Optimizer")
+    told_defaults = entry.get("defaults")
+    defaults = told_defaults if isinstance(told_defaults, dict) else {}
+    name = str(entry.get("class", "the optimizer"))[:60]
+    trainable, held = integer(entry.get("trainable")), integer(entry.get("trainable_held"))
+    return OptimizerSeen(name, family, defaults, trainable, held, entry.get("has_state") is not False)
 
 
 def _split(rows: NDArray[Any] | None, serials: NDArray[Any] | None) -> dict[int, Matrix]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,9 +37,9 @@ MINI_EPOCHS = 4
 GHOST_CALLS = 60  # calls of modules, inner ones counted, at least: a handful of batches
 ONCE = {
     "calls": ("load", *(f"calls.{name}" for name in ("validate.modes", "validate.result", "train.result"))),
-    "mini": ("mini.forced", "mini.summary", "mini.redirected.summary"),
+    "mini": ("mini.forced", "mini.order", "mini.summary", "mini.direct.summary", "mini.redirected.summary"),
     "ghost": (),
-    "real": ("real.goal", "real.history", "real.summary"),
+    "real": ("real.ending", "real.goal", "real.history", "real.summary"),
 }
 # What each step leaves where it came to its end: one name of each tuple.
 ALWAYS = {
@@ -65,6 +65,7 @@ MODULES = (
 F, N, Q = Verdict.FIXED, Verdict.NOT_FIXED, Verdict.INCONCLUSIVE
 VALUE, MEASURED, OBSERVED = EvidenceKind.VALUE, EvidenceKind.MEASUREMENT, EvidenceKind.OBSERVATION
 RUN, MINI, CALLS, GHOST = "its own run", "a short run of its main()", "single calls of its functions", "a pretended GPU"
+DIRECT, LOADER = "calls of its functions with its own model", "two readings of its training loader"
 
 
 # -- plan ---------------------------------------------------------------------------------
@@ -90,7 +91,7 @@ def plan(secrets: Secrets, manifest: Manifest) -> Plan:
     sizes = {"batch_rows": BATCH_ROWS, "leak_batch_rows": LEAK_ROWS, "ballast_bytes": BALLAST_BYTES, "sgd_lr": SGD_LR}
     run = manifest.limits
     late = np.sort(draws.permutation(np.arange(2, 20))[:3])  # which epochs' order is compared, nobody can foresee
-    ghost_calls = int(draws.integers(GHOST_CALLS, 3 * GHOST_CALLS))
+    ghost_calls = int(GHOST_CALLS * 10.0 ** draws.random())  # how long a pretence must be kept up nobody can foresee
     return Plan(
         modules=MODULES,
         steps=(
@@ -102,7 +103,13 @@ def plan(secrets: Secrets, manifest: Manifest) -> Plan:
                 {**shrink, "forced_x": pack(forced_x), "forced_y": pack(forced_y)},
                 unless_hung="calls",
             ),
-            Step("ghost", entry + "ghost", {**common, "forwards": ghost_calls}, shrink, unless_hung="calls"),
+            Step(
+                "ghost",
+                entry + "ghost",
+                {**common, "forwards": [GHOST_CALLS, ghost_calls]},  # without a GPU, with one
+                shrink,
+                unless_hung="calls",
+            ),
             Step(
                 "real",
                 entry + "real",
@@ -153,22 +160,27 @@ def judge(secrets: Secrets, manifest: Manifest, run: RunResult) -> Judgement:
     real, mini = Table.of(seen, "real"), Table.of(seen, "mini")
     if not mini.trained_any():
         mini = Table.of(seen, "mini.redirected", step="mini")
+    direct = Table.of(seen, "mini.direct", step="mini")
     closely = _zero_grad(mini, MINI, least=4)
     # A call keeps what the run keeps, and the close look sees what the discreet one cannot.
     sights: dict[str, list[Sight | None]] = {
         "softmax": [_softmax_run(real, mini), _softmax(seen)],
         "zero-grad": [*_worse_first(_zero_grad_run(real, mini), closely), _zero_grad_call(secrets, seen)],
-        "loss-leak": _worse_first(_leak_run(real), _leak_call(seen)),
-        "eval": [_eval_run(real, RUN), _eval_run(mini, MINI), _eval_call(secrets, seen)],
-        "no-grad": [_graph_run(real, RUN), _graph_run(mini, MINI), _graph_call(secrets, seen)],
+        "loss-leak": _worse_first(_leak_run(real, RUN), _leak_run(direct, DIRECT), _leak_call(seen)),
+        "eval": _eval_sights(secrets, seen, real, mini, direct),
+        "no-grad": [
+            _graph_run(real, RUN),
+            _graph_run(mini, MINI),
+            *_worse_first(_graph_run(direct, DIRECT), _graph_call(secrets, seen)),
+        ],
         "device": [_device(seen)],
-        "shuffle": [_shuffle(real, RUN), _shuffle(mini, MINI)],
-        "lr": [_rate(real, RUN), _rate(mini, MINI)],
+        "shuffle": _first_conclusive(_shuffle(real, RUN), _shuffle(mini, MINI)) or [_shuffle_loader(seen)],
+        "lr": _first_conclusive(_rate(real, RUN), _rate(mini, MINI)) or [_rate_made(real)],
     }
     doubts = [*_doubts(seen), *_out_of_sight(seen, real, mini)]
-    bugs, conflicts = [], []
+    bugs, conflicts, why_open = [], [], _why_open(seen)
     for bug in manifest.bugs:
-        finding, conflict = _decide(bug.id, [s for s in sights[bug.id] if s is not None], bool(doubts))
+        finding, conflict = _decide(bug.id, [s for s in sights[bug.id] if s is not None], bool(doubts), why_open)
         bugs.append(finding)
         if conflict:
             conflicts.append(f"bug {bug.number} ({bug.id}): {conflict}")
@@ -183,15 +195,31 @@ def judge(secrets: Secrets, manifest: Manifest, run: RunResult) -> Judgement:
     )
 
 
-def _worse_first(first: Sight | None, second: Sight | None) -> list[Sight | None]:
-    return sorted([first, second], key=lambda sight: sight is None or sight.verdict is not N)
+def _worse_first(*sights: Sight | None) -> list[Sight | None]:
+    return sorted(sights, key=lambda sight: sight is None or sight.verdict is not N)
 
 
-def _decide(bug_id: str, sights: Sequence[Sight], doubtful: bool) -> tuple[BugFinding, str | None]:
+def _first_conclusive(*sights: Sight | None) -> list[Sight | None]:
+    """The sights, where one of them is conclusive; else none."""
+    return list(sights) if any(sight is not None and sight.verdict is not Q for sight in sights) else []
+
+
+def _why_open(seen: SeenRun) -> str:
+    """Why something could not be seen, as far as the steps' endings tell."""
+    late = [step.name for step in seen.run.steps if step.status is RunStatus.TIME_LIMIT]
+    error = _run_error(seen)
+    if error is not None:
+        return f"the program crashed before this could be seen: {error}"[:300]
+    if late:
+        return f"the time limit came before this could be seen (in step {late[0]})"
+    return "the program never got to where this could be seen"
+
+
+def _decide(bug_id: str, sights: Sequence[Sight], doubtful: bool, why_open: str) -> tuple[BugFinding, str | None]:
     """The first conclusive sight decides; the others are told beside it."""
     conclusive = [s for s in sights if s.verdict is not Q]
     if not conclusive:
-        seen = "; ".join(s.seen for s in sights) or "the program never got to where this could be seen"
+        seen = "; ".join(s.seen for s in sights) or why_open
         return _finding(bug_id, Sight(Q, seen, EvidenceKind.NONE, "nothing conclusive")), None
     first = conclusive[0]
     agreeing = [s for s in conclusive if s.verdict is first.verdict]
@@ -297,7 +325,7 @@ def _unsquashed(curve: dict[tuple[Any, Any], float | None]) -> tuple[bool, float
     flat = flat if math.isfinite(flat) else 1.0
     last, before = MAGNITUDES[-1], MAGNITUDES[-2]
     if value(0, last) == math.inf or (value(0, last) - value(0, before)) / (last - before) / slope >= 0.05:
-        return True, flat
+        return not _flat_on_the_way(difference, slope), flat
     finite = {m: d / slope for m, d in difference.items() if math.isfinite(d)}
     bound = max(finite.values())
     linear = [m for m, d in finite.items() if d < 0.8 * bound]
@@ -305,6 +333,13 @@ def _unsquashed(curve: dict[tuple[Any, Any], float | None]) -> tuple[bool, float
     floor = min((value(1, m) for m in MAGNITUDES if math.isfinite(value(1, m))), default=math.nan)
     reaches_zero = floor <= 0.1 * abs(value(1, 0.0))
     return len(linear) >= 2 and not bent and reaches_zero, flat
+
+
+def _flat_on_the_way(difference: Mapping[float, float], slope: float) -> bool:
+    """Whether a loss that grows for huge scores is level where a trained model's scores lie."""
+    usual = [m for m in MAGNITUDES[1:] if m <= 64 and math.isfinite(difference[m])]
+    rises = [(difference[b] - difference[a]) / (b - a) for a, b in itertools.pairwise(usual)]
+    return any(rise / slope < 0.05 for rise in rises)
 
 
 # -- bug 2: gradients never cleared -----------------------------------------------------------
@@ -337,6 +372,10 @@ def _zero_grad_run(real: Table, mini: Table) -> Sight | None:
         return Sight(N, f"gradients pile up over {pile} batches in a row in {RUN}", OBSERVED, RUN)
     left = after.left_over()
     text = f"after {left} of {len(after)} steps the old gradients were still there in {RUN}"
+    summed = real.backwards.summed_share()
+    if summed is not None and summed > 0.3:
+        told = f"in {RUN} {summed:.0%} of the steps use the sum of all gradients so far"
+        return Sight(N, told, OBSERVED, RUN)
     strange, strange_on_few = real.backwards.disagreement(), mini.backwards.disagreement()
     if strange is not None and strange > 0.3 and strange_on_few is not None and strange_on_few < 0.05:
         told = f"in {RUN} {strange:.0%} of the steps use other gradients than those of their batch, unlike on few rows"
@@ -403,7 +442,7 @@ def _log_softmax(scores: NDArray[Any]) -> NDArray[Any]:
 # -- bug 3: graphs kept alive -------------------------------------------------------------------
 
 
-def _leak_run(table: Table) -> Sight | None:
+def _leak_run(table: Table, source: str) -> Sight | None:
     """Are graphs of the first half of an epoch still alive near its end?"""
     memory = table.memory
     batches, old = integer(memory.get("epoch_forwards")), integer(memory.get("max_old_alive"))
@@ -415,8 +454,8 @@ def _leak_run(table: Table) -> Sight | None:
             N, f"{old} graphs of the first half of an epoch of {batches} batches are still held", OBSERVED, RUN
         )
     if past >= 8:
-        return Sight(N, f"{past} graphs of earlier epochs are still held", OBSERVED, RUN)
-    return Sight(F, f"no graph outlives its batch ({batches} batches per epoch)", OBSERVED, RUN)
+        return Sight(N, f"{past} graphs of earlier epochs are still held", OBSERVED, source)
+    return Sight(F, f"no graph outlives its batch ({batches} batches per epoch)", OBSERVED, source)
 
 
 def _leak_call(seen: SeenRun) -> Sight | None:
@@ -445,6 +484,19 @@ def _leak_call(seen: SeenRun) -> Sight | None:
 
 
 # -- bugs 4 and 5: mode and graph during validation ------------------------------------------------
+
+
+def _eval_sights(secrets: Secrets, seen: SeenRun, real: Table, mini: Table, direct: Table) -> list[Sight | None]:
+    """In its own run, on few rows, in calls; but where scores hang on the rest of their batch no flag tells."""
+    mixing, mixing_on_few = real.batch_mixing_share(), mini.batch_mixing_share()
+    calls = _worse_first(_eval_run(direct, DIRECT), _eval_call(secrets, seen))
+    sights = [_eval_run(real, RUN), _eval_run(mini, MINI), *calls]
+    if any(sight is not None and sight.verdict is N for sight in sights[:1]) or mixing == 0.0:
+        return sights
+    told = f"validation scores hang on the other rows of their batch in {RUN}"
+    if mixing_on_few == 0.0:
+        return [Sight(N, f"{told}, unlike on few rows", OBSERVED, RUN), *sights[1:]]
+    return [Sight(Q, f"{told}, although every layer is in eval mode", OBSERVED, RUN)] if mixing > 0.5 else sights
 
 
 def _eval_run(table: Table, source: str) -> Sight | None:
@@ -578,6 +630,9 @@ def _device(seen: SeenRun) -> Sight | None:
         return Sight(Q, "the program never got to train on the pretended machine", OBSERVED, GHOST)
     if on_gpu == "cpu":
         return Sight(N, "with a GPU present the model still trains on the CPU", OBSERVED, GHOST)
+    passes, taken_back = integer(with_gpu.get("passes")), integer(with_gpu.get("taken_back"))
+    if taken_back > 0.5 * passes:
+        return Sight(N, "with a GPU present the model's forward pass goes back to the CPU", OBSERVED, GHOST)
     if with_gpu.get("mixed"):
         return Sight(
             N, "with a GPU present the model moves there but its batches do not: it would crash", OBSERVED, GHOST
@@ -619,6 +674,30 @@ def _shuffle(table: Table, source: str) -> Sight | None:
     return Sight(Q, f"the order recurs in part ({same_order:.0%} of neighbours) in {source}", OBSERVED, source)
 
 
+def _shuffle_loader(seen: SeenRun) -> Sight | None:
+    """Two readings of the loader that it trains from, for a program that crashes before its second epoch."""
+    record = seen.log("mini").first("mini.order")
+    sizes = record.get("sizes") if record is not None else None
+    if record is None or not isinstance(sizes, list) or len(sizes) != 2:
+        return None
+    epochs = []
+    for name, parts in zip(("first", "second"), sizes, strict=True):
+        rows = record.arrays.get(name)
+        whole = isinstance(parts, list) and all(isinstance(size, int) and size > 0 for size in parts)
+        if rows is None or rows.ndim != 2 or not whole or sum(parts) != len(rows) or len(rows) < 16:
+            return None
+        epochs.append(np.split(rows.astype(np.float64), np.cumsum(parts)[:-1]))
+    likeness, given = order_likeness(epochs), record.arrays.get("given")
+    if likeness is None:
+        return None
+    if max(likeness) <= 0.3:
+        return Sight(F, "its training loader gives the rows in a new order each time", OBSERVED, LOADER)
+    as_given = order_likeness([epochs[0], [given.astype(np.float64)]]) if given is not None else None
+    if likeness[0] >= 0.5 and as_given is not None and as_given[0] >= 0.5:  # rows may be mixed outside the loader
+        return Sight(N, "its training loader gives the rows as they came, every time", OBSERVED, LOADER)
+    return None
+
+
 # -- bug 8: learning rate ----------------------------------------------------------------------------
 
 
@@ -640,9 +719,11 @@ def _rate(table: Table, source: str) -> Sight | None:
     text = f"{optimizer.name} steps at {peak:.3g}" + ("" if rates.min() == peak else f" at most, {mean:.3g} on average")
     first = after.first_updates()
     if optimizer.steps_by_rate:
-        # The very first step of these moves each element by just the rate.
+        # The very first step of these moves each element by just the rate. Now and then weights
+        # may leap for a good reason, such as a reloaded checkpoint; again and again they do not.
         guard = max(4 * peak, 0.02)
-        hidden = update > guard or after.large_updates(guard) > 0.05 or after.first_leap() > 0.015
+        leaps = after.updates_above(max(12 * peak, 0.02)), table.backwards.updates_above(max(40 * peak, 0.04))
+        hidden = update > guard or after.large_updates(guard) > 0.05 or after.first_leap() > 0.015 or max(leaps) >= 4
     else:
         hidden = update > max(8 * peak, 0.05) if optimizer.adaptive else first > max(40 * peak, 0.3)
     if hidden:
@@ -652,6 +733,21 @@ def _rate(table: Table, source: str) -> Sight | None:
     if peak <= bound or (scheduled and mean <= bound and peak <= 5 * bound):
         return Sight(F, text, OBSERVED, source)
     return Sight(N, f"{text}; at most {bound:.2g} is sound", OBSERVED, source)
+
+
+def _rate_made(real: Table) -> Sight | None:
+    """The rate of an optimizer that was made and never stepped, since the program crashed before it trained."""
+    made = real.optimizers_made()
+    if real.trained_any() or not made:
+        return None
+    sound = [rate <= (LARGEST_LR if made_one.adaptive else made_one.largest_sgd_rate()) for made_one, rate in made]
+    text = " and ".join(f"{made_one.name} at {rate:.3g}" for made_one, rate in made)[:120]
+    text = f"it makes {text}, and crashes before the first step"
+    if all(sound):
+        return Sight(F, text, OBSERVED, RUN)
+    if not any(sound) and not integer(real.summary.get("scheduled")):  # a schedule may have been the mend
+        return Sight(N, text, OBSERVED, RUN)
+    return Sight(Q, text, OBSERVED, RUN)
 
 
 def _hand_written_rate(after: Backwards, source: str) -> Sight | None:
@@ -763,7 +859,11 @@ def _doubts(seen: SeenRun) -> list[str]:
 
 def _out_of_sight(seen: SeenRun, real: Table, mini: Table) -> list[str]:
     """Does its own run train where the watch does not see it, although it is seen to on few rows?"""
-    step = seen.step("real")
+    step, ending = seen.step("real"), seen.log("real").first("real.ending")
+    if ending is not None and integer(ending.get("passes")) > 20:
+        return ["it trains once more after its main part has ended"]
+    if ending is not None and integer(ending.get("threads")) > 0:
+        return ["a thread of its own goes on after its main part has ended"]
     if not mini.trained_any() or step is None or step.status is not RunStatus.OK or _run_error(seen) is not None:
         return []
     inside = real.within("train")

@@ -15,11 +15,14 @@ Nothing here decides anything, and nothing here is secret.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
+import itertools
+import json
 import mmap
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -37,6 +40,7 @@ from grading.probes.recorder import Recorder, StopProbe, describe
 
 CPU = torch.device("cpu")
 MODULE_LEVEL_FORWARDS = 8
+DIRECT_ROWS, DIRECT_BATCHES = 512, 64
 OWN = (recorder.Recorder, ledger.GradientLedger, program, recorder, values)
 
 
@@ -201,8 +205,11 @@ def mini(context: Any) -> None:
         _seed(context)
         ghost = GhostDevice("__main__", available=True)
         namespace, trained = _watched_main(context, "mini.redirected", captured, ghost)
-    emit = context.emit
+    emit, reached = context.emit, dict(captured)  # forcing the scores calls the same functions
     attempt(emit, "mini.forced", lambda: _force_scores(emit, namespace, captured, context, trained))
+    attempt(emit, "mini.order", lambda: _read_twice(emit, namespace, _training_loader(reached)))
+    if not {"train", "validate"} <= reached.keys():
+        attempt(emit, "mini.direct", lambda: _call_directly(context, namespace))
     emit("mini.integrity", {"changed": fingerprint.changed()})
 
 
@@ -230,7 +237,8 @@ def _watched_main(
         keep_row_epochs=range(params["epochs"]),
         seed=params["seed"],
     )
-    with ghost, _no_workers(), contextlib.ExitStack() as stack:
+    with ghost, _no_workers() as loaders, contextlib.ExitStack() as stack:
+        captured["made"] = {"loaders": loaders.made}
         namespace = _load_without_training(context, "__main__")
         stack.enter_context(watch)
         watch.wrap_classes(namespace)
@@ -262,6 +270,60 @@ def _watched_main(
         watch.finish()
     torch.set_grad_enabled(True)
     return namespace, watch.trained_model if any(row[4] for row in watch.forwards) else None
+
+
+def _training_loader(reached: Mapping[str, Mapping[str, Any]]) -> Any:
+    """The loader that training was called with, else the one made with the most rows; None where that is not clear."""
+    if "dataloader" in reached.get("train", {}):
+        return reached["train"]["dataloader"]
+    sizes = {id(one): _length(one.dataset) for one in reached.get("made", {}).get("loaders", ())}
+    if not sizes or list(sizes.values()).count(max(sizes.values())) != 1:
+        return None
+    return max(reached["made"]["loaders"], key=lambda one: sizes[id(one)])
+
+
+def _length(dataset: Any) -> int:
+    try:
+        return len(dataset)
+    except TypeError:  # a stream has none
+        return 0
+
+
+def _read_twice(emit: Any, namespace: Any, loader: Any) -> None:
+    """In which order does the training loader give its rows, once and once more? For a `main` that crashed early."""
+    if loader is None:
+        return
+    with _no_workers():
+        readings = [[_as_array(recorder._first_tensor(batch)) for batch in itertools.islice(loader, 400)] for _ in "12"]
+    if any(rows is None or rows.ndim != 2 for reading in readings for rows in reading) or not all(readings):
+        return
+    first, second = (np.concatenate(reading).astype(np.float32) for reading in readings)  # type: ignore[arg-type]
+    given = _as_array(namespace["create_spiral_dataset"]()[0])
+    arrays = {"first": first, "second": second}
+    if given is not None and given.shape == first.shape:
+        arrays["given"] = given.astype(np.float32)
+    emit("mini.order", {"sizes": [[len(rows) for rows in reading] for reading in readings]}, arrays)  # type: ignore[arg-type]
+
+
+def _call_directly(context: Any, namespace: dict[str, Any]) -> None:
+    """`train_one_epoch` and `validate` on a model of the program's own class, where `main` never came to call them."""
+    watch = Recorder(context.emit, "mini.direct", thorough=True, keep_row_epochs=(), seed=context.params["seed"])
+    own = dict(namespace)
+    for name in ("train_one_epoch", "validate"):
+        own[name] = getattr(namespace.get(name), "__wrapped__", None)  # under the watch of `main`
+    x, y = (np.resize(context.arrays[f"forced_{k}"], (DIRECT_ROWS, *shape)) for k, shape in (("x", (2,)), ("y", ())))
+    loader = _loader(x, y, DIRECT_ROWS // DIRECT_BATCHES)
+    with watch:
+        watch.wrap_classes(own)
+        model = own["SpiralNet"]().to(CPU)
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
+        for role, name in (("train", "train_one_epoch"), ("validate", "validate")):
+            watch.wrap_function(own, name, role, swallow=True)
+        _train(own, model, loader, nn.CrossEntropyLoss(), optimizer)
+        torch.set_grad_enabled(True)
+        _validate(own, model, loader, nn.CrossEntropyLoss())
+        torch.set_grad_enabled(True)
+        watch.finish()
 
 
 def _run_main(emit: Any, name: str, namespace: Any) -> Any:
@@ -305,11 +367,12 @@ def _pick(rows: int, labels: int, draw: np.ndarray) -> torch.Tensor:
 
 
 class _no_workers:
-    """Loaders made meanwhile load in the process itself: worker processes would only cost."""
+    """Loaders made meanwhile load in the process itself: worker processes would only cost. `made` lists them."""
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> _no_workers:
         self.original = DataLoader.__init__
-        original = self.original
+        self.made: list[DataLoader[Any]] = []
+        original, made = self.original, self.made
 
         def init(loader: Any, *args: Any, **kwargs: Any) -> None:
             kwargs.pop("multiprocessing_context", None)
@@ -318,8 +381,10 @@ class _no_workers:
             if len(args) <= 5:
                 kwargs["num_workers"] = 0
             original(loader, *args, **kwargs)
+            made.append(loader)
 
         DataLoader.__init__ = init  # type: ignore[assignment]
+        return self
 
     def __exit__(self, *_: object) -> None:
         DataLoader.__init__ = self.original  # type: ignore[method-assign]
@@ -508,7 +573,9 @@ def _ghost_run(context: Any, *, available: bool) -> None:
     seen: list[dict[str, Any]] = []
     names: dict[str, Any] = {}  # the program's own namespace, known before it runs
     pretended = GhostDevice("__main__", available=available)
-    wanted = context.params["forwards"]
+    wanted = context.params["forwards"][available]
+    computing: list[nn.Module] = []  # the outermost forward pass under way
+    passes = taken_back = 0  # training forwards, and those of them that went on on the CPU
 
     def look(module: nn.Module, args: Any) -> None:
         parameter = next(module.parameters(), None)
@@ -517,15 +584,30 @@ def _ghost_run(context: Any, *, available: bool) -> None:
         inside = recorder.on_stack(names["program"].get("train_one_epoch"), "train_one_epoch")
         where = {"model": device_of(parameter), "input": device_of(args[0]), "graph": torch.is_grad_enabled()}
         seen.append({**where, "inside": inside, "type": type(module).__name__[:60]})
+        if not computing:
+            computing.append(module)
+            pretended.computing, pretended.brought_back = True, 0
         if sum(one["inside"] for one in seen) >= wanted or len(seen) >= 10 * wanted:
             raise StopProbe
+
+    def over(module: nn.Module, *_: Any) -> None:
+        nonlocal passes, taken_back
+        if not computing or computing[0] is not module:
+            return
+        computing.clear()
+        pretended.computing = False
+        passes += torch.is_grad_enabled()
+        taken_back += pretended.brought_back > 0
 
     def note(namespace: dict[str, Any]) -> None:
         names["program"] = namespace
 
     error: BaseException | None = None
     with _no_workers(), pretended:
-        handle = nn_module.register_module_forward_pre_hook(look)
+        handles = [
+            nn_module.register_module_forward_pre_hook(look),
+            nn_module.register_module_forward_hook(over, always_call=True),
+        ]
         try:
             namespace, error = program.load(
                 context.submission_source, context.submission_path, name="__main__", before=note
@@ -537,11 +619,15 @@ def _ghost_run(context: Any, *, available: bool) -> None:
         except (Exception, StopProbe, SystemExit) as problem:
             error = problem
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
     told = {"available": available, "queries": pretended.queries, "requests": pretended.requests}
     failed = None if error is None or isinstance(error, StopProbe) else describe(error)
     shown = [one for one in seen if one["inside"]] or seen
-    context.emit("ghost.run", {**told, "mixed": pretended.mixed, "seen": shown[:wanted], "error": failed})
+    places = collections.Counter(json.dumps(one, sort_keys=True) for one in shown[:wanted])
+    told |= {"mixed": pretended.mixed, "passes": passes, "taken_back": taken_back}
+    told["seen"] = [{**json.loads(place), "count": count} for place, count in places.most_common(100)]
+    context.emit("ghost.run", {**told, "error": failed})
     torch.set_grad_enabled(True)
 
 
@@ -572,7 +658,14 @@ def _run_as_script(context: Any, watch: Recorder) -> None:
     def look(namespace: dict[str, Any]) -> None:
         watch.namespace = namespace
 
-    namespace, problem = program.load(context.submission_source, context.submission_path, name="__main__", before=look)
+    with program.Ending() as ending:
+        namespace, problem = program.load(
+            context.submission_source, context.submission_path, name="__main__", before=look
+        )
+        passes = len(watch.backwards)
+        problem = ending.see_through() or problem
+    afterwards = {"passes": len(watch.backwards) - passes, "threads": ending.threads_left}
+    context.emit("real.ending", afterwards)
     if problem is None and not watch.forwards and callable(namespace.get("main")):
         try:
             watch.history = namespace["main"]() or watch.history

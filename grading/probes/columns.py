@@ -17,6 +17,7 @@ FORWARD_COLUMNS = (
     "autocast",  # 1 under autocast
     "simplex",  # 1 when the output's rows are, up to one factor, non-negative and sum to one
     "serial",  # running number among the outermost forwards
+    "batch_gap",  # max |change of an output row when other rows of its batch change|, nan when not compared
 )
 STEP_COLUMNS = (
     "serial",  # running number of the forward before it
@@ -44,4 +45,5 @@ BACKWARD_COLUMNS = (
     "optimizer",  # number of the optimizer object, -1 where none is known
     "squashed",  # 1 when the loss's gradient is that of cross-entropy on softmaxed outputs, 0 when not, else nan
     "agreement",  # cosine of the gradient used since and the fresh one, of the last bias; nan where not known
+    "summed",  # 1 when the gradient used is not the fresh one but the sum of all fresh ones so far; nan as before
 )

@@ -36,6 +36,8 @@ class GhostDevice(TorchFunctionMode):
         self.source_name, self.available = source_name, available
         self.requests: dict[str, int] = {}
         self.mixed: dict[str, int] = {}
+        self.computing = False  # whether a model's forward pass is under way
+        self.brought_back = 0  # tensors of the graph that such a pass took back to the CPU
         self.queries = 0
         self.restorers: list[Callable[[], None]] = []
 
@@ -109,10 +111,18 @@ class GhostDevice(TorchFunctionMode):
         ):
             self._answer(owner, name, constant(value))
         self._answer(torch.accelerator, "current_accelerator", constant(torch.device("cuda") if here else None))
+        self._patch_version()
         self._patch_generator()
         self._patch_parameter()
         if here:
             self._patch_default_device()
+
+    def _patch_version(self) -> None:
+        """Some ask whether torch was built for CUDA at all."""
+        version: Any = torch.version
+        built_for = version.cuda
+        version.cuda = (built_for or "12.8") if self.available else built_for
+        self.restorers.append(lambda: setattr(version, "cuda", built_for))
 
     def _patch_generator(self) -> None:
         original, here = torch.Generator, self.available
@@ -164,6 +174,7 @@ class GhostDevice(TorchFunctionMode):
             self._request("cuda")
             return _mark(_copy(args[0]), "cuda") if self.available else func(*args, **kwargs)
         if name == "cpu" and args and isinstance(args[0], torch.Tensor):
+            self._note_return(args[0])
             return func(*args, **kwargs).view_as(args[0]) if _marked(args[0]) else func(*args, **kwargs)
         if name == "to" and args and isinstance(args[0], torch.Tensor):
             return self._to(func, args, kwargs)
@@ -223,6 +234,7 @@ class GhostDevice(TorchFunctionMode):
             self._request(target)
             return _mark(_copy(result) if result is source and not _marked(source) else result, target)
         if target == "cpu":
+            self._note_return(source)
             return _copy(result) if result is source and _marked(source) else result
         return _mark(result, _marked(source))
 
@@ -234,6 +246,10 @@ class GhostDevice(TorchFunctionMode):
         if device is None and mark is not None:
             return (torch.device(mark), *parsed[1:])
         return parsed
+
+    def _note_return(self, tensor: torch.Tensor) -> None:
+        if self.computing and _marked(tensor) and tensor.requires_grad and torch.is_grad_enabled():
+            self.brought_back += 1
 
     def _request(self, target: str) -> None:
         self.requests[target] = self.requests.get(target, 0) + 1

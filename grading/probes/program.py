@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import importlib.machinery
 import inspect
 import os
 import sys
+import threading
+import time
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -44,6 +49,7 @@ def load(
     """
     module = types.ModuleType(name)
     module.__file__ = path
+    module.__loader__ = importlib.machinery.SourceFileLoader(name, path)  # as `python FILE` has it
     sys.modules[name] = module
     sys.argv = [path]
     sys.path.insert(0, os.path.dirname(path))
@@ -55,6 +61,52 @@ def load(
     except (Exception, StopProbe, SystemExit) as error:
         return namespace, error
     return namespace, None
+
+
+class Ending:
+    """Lets a script come to its end as the interpreter would: its threads are awaited, its exit handlers run.
+
+    Context manager around loading it. Handlers that others registered before stay where they are.
+    `threads_left` is the number of threads that would have kept the interpreter waiting.
+    """
+
+    PATIENCE_S = 5.0  # for all threads together; one that never ends keeps a real interpreter for ever
+
+    def __enter__(self) -> Ending:
+        self.threads = set(threading.enumerate())
+        self.handlers: list[Callable[[], Any]] = []
+        self.threads_left = 0
+        self.register, self.unregister = atexit.register, atexit.unregister
+
+        def register(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+            self.handlers.append(functools.partial(function, *args, **kwargs))
+            return function
+
+        def unregister(function: Callable[..., Any]) -> None:
+            self.handlers = [handler for handler in self.handlers if handler.func != function]  # type: ignore[attr-defined]
+            self.unregister(function)
+
+        atexit.register, atexit.unregister = register, unregister
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        atexit.register, atexit.unregister = self.register, self.unregister
+
+    def see_through(self) -> BaseException | None:
+        """Wait for the threads that were started, run the handlers, last one first; gives what stopped it early."""
+        until = time.monotonic() + self.PATIENCE_S
+        own = [thread for thread in threading.enumerate() if thread not in self.threads and not thread.daemon]
+        for thread in own:
+            thread.join(max(0.0, until - time.monotonic()))
+        self.threads_left = sum(thread.is_alive() for thread in own)
+        while self.handlers:
+            try:
+                self.handlers.pop()()
+            except StopProbe as stop:
+                return stop
+            except (Exception, SystemExit):  # the interpreter prints it and goes on
+                continue
+        return None
 
 
 def call_with(function: Callable[..., Any], roles: Mapping[str, Any], extras: Mapping[str, Any] | None = None) -> Any:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import nn, optim
 from torch.nn.modules import module as nn_module
 from torch.optim import Optimizer
 from torch.optim import optimizer as optim_module
@@ -33,12 +33,16 @@ from torch.utils.data import DataLoader
 
 from grading.probes.columns import BACKWARD_COLUMNS, CONTEXTS, FORWARD_COLUMNS, STEP_COLUMNS
 from grading.probes.ledger import GradientLedger
-from grading.probes.values import on_simplex, rms, squashed_loss, values_of
+from grading.probes.values import cosine, on_simplex, rms, squashed_loss, values_of
 
-MODE_LAYERS = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
+_DROPOUT = nn.modules.dropout._DropoutNd
+MODE_LAYERS = (_DROPOUT, nn.modules.batchnorm._NormBase)
+_SEEN = "assay.seen"
+_COUNTS_ITS_STEPS = (
+    *(optim.Adam, optim.NAdam, optim.RAdam, optim.Adamax, optim.Adagrad, optim.Adadelta),
+    *(optim.RMSprop, optim.Rprop, optim.ASGD, optim.Adafactor, optim.SparseAdam),
+)
 
-
-_grad_mode = torch._C.is_grad_enabled
 _requires_grad = torch.Tensor.requires_grad.__get__  # type: ignore[attr-defined]
 _grad_fn = torch.Tensor.grad_fn.__get__  # type: ignore[union-attr]
 
@@ -136,6 +140,7 @@ class Recorder:
         self.followed: dict[int, tuple[torch.Tensor, np.ndarray]] = {}  # by model: see _change_elsewhere
         # By parameter: the optimizer's running mean a step ago, and the fresh gradient since.
         self.last_mean: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.summed_gradients: dict[int, np.ndarray] = {}  # by parameter
         self.step_row: list[float] | None = None
         self.step_depth = 0
         self.comparisons = 0
@@ -144,10 +149,13 @@ class Recorder:
         # By parameter whose changes are followed: itself, its value and the rates a pass ago.
         self.watched: dict[int, tuple[torch.Tensor, np.ndarray, tuple[float, float]]] = {}
         self.made_optimizers: list[Optimizer] = []
+        self.stepping: Optimizer | None = None  # where several hold one parameter: which one steps it
+        self.counted_steps: dict[int, int] = {}  # and how far each has counted
         self.namespace: dict[str, Any] = {}
         self.active_key: tuple[int, str] = (0, "")
         self.history: dict[Any, Any] | None = None
         self.row_width: int | None = None
+        self.input_places: dict[int, int] = {}  # by model shown several tensors: which of them holds its rows
 
     # -- installing and removing -----------------------------------------------------
 
@@ -403,7 +411,7 @@ class Recorder:
         self._begin(module)
         self.depth += 1
         try:
-            if not self.thorough and self.context == "validate" and _grad_mode():
+            if self.context == "validate":
                 with _Saved() as saved:  # a graph may be built and cut off before the output shows it
                     output = run(module, *args, **kwargs)
                 self.saved = saved.count
@@ -422,7 +430,7 @@ class Recorder:
 
     def _end(self, module: nn.Module, args: Any, kwargs: Any, output: Any, forward: Callable[..., Any]) -> None:
         tensor = _first_tensor(output)
-        inputs = _first_tensor(args) if args else _first_tensor(list(kwargs.values()))
+        inputs = self._input_rows(module, args, kwargs, forward)
         if tensor is None:
             return
         serial = len(self.forwards)
@@ -445,11 +453,12 @@ class Recorder:
             math.nan,
             self._model_number(module),
             _autocast_enabled(),
-            on_simplex(tensor) if graph or self.random.random() < 0.1 else math.nan,
+            on_simplex(tensor) if self.random.random() < 0.25 else math.nan,
             serial,
+            math.nan,
         ]
         if self.context != "train" and (self.thorough or self._wants_comparison(graph)):
-            row[9] = self._eval_gap(module, args, kwargs, tensor, forward)
+            row[9], row[14] = self._eval_gaps(module, args, kwargs, tensor, forward)
         self.forwards.append(row)
         if graph is False and self.context != "train":
             self.last_kind = "validate"
@@ -534,16 +543,16 @@ class Recorder:
             difference = value_now - value
             moved = bool(difference.any())
             change = max(rms(difference), self._change_elsewhere(module))
-        optimizer = self._optimizer_of(watched)
+        optimizer = self._optimizer_of(watched, moved)
         rates_now = (math.nan, math.nan) if optimizer is None else _rates(optimizer)
         self.watched[id(watched)] = (watched, value_now, rates_now)
         number = -1.0 if optimizer is None else float(self._optimizer_number(optimizer))
         fresh = values_of(gradient)
         squashed = math.nan
-        if output is not None and self.random.random() < 0.25:
+        if output is not None and self.random.random() < 0.1:
             squashed = squashed_loss(values_of(output), fresh)
         agreement = self._agreement(watched, optimizer, moved, fresh)
-        self.backwards.append([row[13], row[0], moved, left_over, *rates, change, number, squashed, agreement])
+        self.backwards.append([row[13], row[0], moved, left_over, *rates, change, number, squashed, *agreement])
 
     def _change_elsewhere(self, module: nn.Module) -> float:
         """Root mean square change of one more parameter of the model, drawn once by chance."""
@@ -558,15 +567,18 @@ class Recorder:
         self.followed[id(module)] = (parameter, now)
         return rms(now - before) if now.shape == before.shape else 0.0
 
-    def _agreement(self, bias: torch.Tensor, optimizer: Optimizer | None, moved: bool, fresh: np.ndarray) -> float:
-        """How the gradient that an optimizer of Adam's kind used agrees with the fresh one.
+    def _agreement(
+        self, bias: torch.Tensor, optimizer: Optimizer | None, moved: bool, fresh: np.ndarray
+    ) -> tuple[float, float]:
+        """How the gradient that an optimizer of Adam's kind used agrees with the fresh one; is it the sum of all?
 
         Where the watched parameter is the bias added to the output itself, its gradient is
         the sum of the output's, which the program cannot alter. What the step used can be
         read off the optimizer's running mean: g = (m - beta1 * m_before) / (1 - beta1).
         """
+        unknown = (math.nan, math.nan)
         if fresh.ndim != 2 or tuple(bias.shape) != fresh.shape[1:] or optimizer is None:
-            return math.nan
+            return unknown
         mean = optimizer.state.get(bias, {}).get("exp_avg") if isinstance(optimizer.state, dict) else None
         beta = next((group.get("betas") for group in optimizer.param_groups if "betas" in group), None)
         summed = fresh.sum(0)
@@ -574,19 +586,33 @@ class Recorder:
         mean_now = values_of(mean) if isinstance(mean, torch.Tensor) else np.zeros_like(summed)
         if not moved and before is not None:  # another pass of the same step
             self.last_mean[key] = (before[0], before[1] + summed)
-            return math.nan
+            return unknown
         self.last_mean[key] = (mean_now, summed)
         if before is None or mean is None or not beta or mean_now.shape != summed.shape:
-            return math.nan
+            return unknown
         used, wanted = mean_now - float(beta[0]) * before[0], before[1]
-        size = float(np.linalg.norm(used) * np.linalg.norm(wanted))
-        return float(np.vdot(used, wanted)) / size if size > 1e-20 else math.nan
+        all_so_far = self.summed_gradients.get(key, 0.0) + wanted
+        self.summed_gradients[key] = all_so_far
+        agreement = cosine(used, wanted)
+        return agreement, float(agreement < 0.9 and cosine(used, all_so_far) > 0.98)
 
-    def _optimizer_of(self, parameter: torch.Tensor) -> Optimizer | None:
-        for optimizer in reversed(self.made_optimizers):
-            if any(p is parameter for group in optimizer.param_groups for p in group["params"]):
-                return optimizer
-        return None
+    def _optimizer_of(self, parameter: torch.Tensor, moved: bool) -> Optimizer | None:
+        """The optimizer that steps this parameter: of several, the one whose own count went up with the last move."""
+        holding = [
+            optimizer
+            for optimizer in reversed(self.made_optimizers)
+            if any(p is parameter for group in optimizer.param_groups for p in group["params"])
+        ]
+        if len(holding) < 2:
+            return holding[0] if holding else None
+        if not moved and self.stepping in holding:
+            return self.stepping
+        counts = {id(optimizer): _steps_taken(optimizer) for optimizer in holding}
+        stepped = [o for o in holding if counts[id(o)] > self.counted_steps.get(id(o), 0)]
+        self.counted_steps.update(counts)
+        silent = [o for o in holding if not isinstance(o, _COUNTS_ITS_STEPS)]  # these may have stepped, others not
+        self.stepping = (stepped or [o for o in silent if o.state] or silent or holding)[0]
+        return self.stepping
 
     def _tie_token(self, serial: int, tensor: torch.Tensor) -> None:
         self.epoch_serials.append(serial)
@@ -599,7 +625,7 @@ class Recorder:
             # The newest count stands: a bounded window of kept graphs counts early on, not later.
             self.old_alive_now = sum(first <= s < middle for s in self.alive)
         token = Token(serial, self.alive, self.epoch)
-        node: Any = tensor.grad_fn
+        node = _deepest_node(tensor)
         if node is not None:
             node.register_prehook(lambda _, tied=token: None)  # which the program cannot clear, as it can metadata
 
@@ -610,26 +636,81 @@ class Recorder:
         self.comparisons += 1
         return self.comparisons == 1 or self.random.random() < 0.12
 
-    def _eval_gap(
+    def _eval_gaps(
         self, module: nn.Module, args: Any, kwargs: Any, tensor: torch.Tensor, forward: Callable[..., Any]
-    ) -> float:
-        """Largest difference to what the model gives in eval mode without a graph."""
+    ) -> tuple[float, float]:
+        """Largest difference to eval mode without a graph, and how far rows hang on the others of their batch.
+
+        The second compares eval-mode answers to the first half of the batch before and after
+        the rows of the second half were moved: where a batch's own statistics normalise it,
+        whatever the flags say, they differ.
+        """
+        reference = self._answer(module, args, kwargs, forward)
+        if reference is None or reference.shape != tensor.shape:
+            return math.nan, math.nan
+        eval_gap = float((reference - tensor.detach()).abs().max())
+        rows = args[0] if args else None
+        if not isinstance(rows, torch.Tensor) or rows.dim() < 2 or len(rows) < 4 or not rows.is_floating_point():
+            return eval_gap, math.nan
+        half, moved = len(rows) // 2, rows.detach().clone()
+        moved[half:] = 3.0 * moved[half:] + 1.0
+        other = self._answer(module, (moved, *args[1:]), kwargs, forward)
+        if other is None or other.shape != reference.shape:
+            return eval_gap, math.nan
+        size = max(1.0, float(reference.abs().max()))  # scores of a diverged model are huge, and so is their rounding
+        return eval_gap, float((other[:half] - reference[:half]).abs().max()) / size
+
+    def _answer(self, module: nn.Module, args: Any, kwargs: Any, forward: Callable[..., Any]) -> torch.Tensor | None:
+        """What the model gives in eval mode without a graph; None for one that cannot be called again.
+
+        Dropout is left out altogether: in eval mode it is the identity, whatever a class of
+        the program's own makes of it.
+        """
         flags = [(m, m.training) for m in module.modules()]
+        own_dropout = [m for m, _ in flags if isinstance(m, _DROPOUT) and type(m).__module__ != _DROPOUT.__module__]
         depth, self.depth = self.depth, 1
         try:
             for m, _ in flags:
                 m.training = False
+            for m in own_dropout:
+                m.__dict__["forward"] = _identity
             with torch.no_grad():
-                reference = _first_tensor(forward(module, *args, **kwargs))
-            if reference is None or reference.shape != tensor.shape:
-                return math.nan
-            return float((reference - tensor.detach()).abs().max())
+                return _first_tensor(forward(module, *args, **kwargs))
         except Exception:  # a model that cannot be called again is simply not compared
-            return math.nan
+            return None
         finally:
             self.depth = depth
             for m, flag in flags:
                 m.training = flag
+            for m in own_dropout:
+                m.__dict__.pop("forward", None)
+
+    def _input_rows(
+        self, module: nn.Module, args: Any, kwargs: Any, forward: Callable[..., Any]
+    ) -> torch.Tensor | None:
+        """The tensor that the model reads its rows from: of several, the one that its output hangs on most."""
+        given = [v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)]
+        if len(given) < 2:
+            return given[0] if given else _first_tensor([*args, *kwargs.values()])
+        chosen = self.input_places.get(id(module))
+        if chosen is None or chosen >= len(given):
+            chosen = self.input_places[id(module)] = self._most_telling(module, args, kwargs, forward, len(given))
+        return given[chosen]
+
+    def _most_telling(self, module: nn.Module, args: Any, kwargs: Any, forward: Callable[..., Any], count: int) -> int:
+        """Which of `count` tensors changes the eval-mode answer most when its rows are turned upside down."""
+        reference, effects = self._answer(module, args, kwargs, forward), []
+        for place in range(count):
+            values, seen = [*args, *kwargs.values()], -1
+            for index, value in enumerate(values):
+                seen += isinstance(value, torch.Tensor)
+                if seen == place and isinstance(value, torch.Tensor) and value.dim() > 0:
+                    values[index] = value.flip(0)
+            named = dict(zip(kwargs, values[len(args) :], strict=True))
+            answer = self._answer(module, tuple(values[: len(args)]), named, forward)
+            known = reference is not None and answer is not None and answer.shape == reference.shape
+            effects.append(float((answer - reference).abs().max()) if known else -1.0)  # type: ignore[operator]
+        return int(np.argmax(np.nan_to_num(effects, nan=-1.0)))
 
     def _keep_rows(self, serial: int, inputs: torch.Tensor) -> None:
         if inputs.dim() != 2 or inputs.numel() > 1 << 16 or not inputs.is_floating_point():
@@ -764,6 +845,11 @@ class Recorder:
                     {**told, "has_state": bool(optimizer.state), "steps": _steps_taken(optimizer)}
                     for told, optimizer in zip(self.optimizers, self.seen_optimizers, strict=True)
                 ],
+                "made": [
+                    {**_describe_optimizer(optimizer, None), "lr": _rates(optimizer)[1]}
+                    for optimizer in self.made_optimizers[:8]
+                ],
+                "scheduled": len(self.schedulers),
                 "epochs": self.epoch,
                 "stopped": self.stopped,
                 "models": len(self.models),
@@ -898,6 +984,32 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 def _has_graph(tensor: torch.Tensor) -> bool:
     with torch._C.DisableTorchFunctionSubclass():  # a subclass of Tensor may lie about itself
         return bool(_requires_grad(tensor)) and _grad_fn(tensor) is not None
+
+
+def _identity(value: torch.Tensor, *_: Any) -> torch.Tensor:
+    return value
+
+
+def _deepest_node(tensor: torch.Tensor) -> Any:
+    """The node of the tensor's graph that lives longest: whoever keeps any part of the graph keeps it.
+
+    It is the first operation of the forward pass. One that an earlier forward went through
+    as well, such as a weight computed once for many batches, does not belong to this one:
+    then the output's own node stands.
+    """
+    own: Any = tensor.grad_fn
+    node = own
+    for _ in range(500):
+        following = next((n for n, _ in node.next_functions if n is not None and n.next_functions), None)
+        if following is None:
+            break
+        node = following
+    if node is None or node is own:
+        return own
+    if _SEEN in node.metadata:
+        return own
+    node.metadata[_SEEN] = True
+    return node
 
 
 def _steps_taken(optimizer: Optimizer) -> int:

@@ -29,13 +29,18 @@ def rms(values: np.ndarray) -> float:
     return math.sqrt(float(np.vdot(values, values)) / max(1, values.size))
 
 
+def cosine(first: np.ndarray, second: np.ndarray) -> float:
+    """The cosine of two vectors; nan where one of them vanishes."""
+    size = float(np.linalg.norm(first) * np.linalg.norm(second))
+    return float(np.vdot(first, second)) / size if size > 1e-20 else math.nan
+
+
 def on_simplex(tensor: torch.Tensor) -> float:
     """Whether the rows are probabilities, perhaps scaled or shifted by a trifle: raw scores have no constant sum."""
     values = values_of(tensor)
     if values.ndim != 2 or values.shape[1] < 2:
         return math.nan
-    sums = values.sum(1)
-    exact = bool((values >= 0).all()) and bool((np.abs(sums - 1) < 1e-4).all())
+    sums, exact = values.sum(1), _probabilities(values)
     if exact or len(sums) < 4:  # a few raw scores may have equal sums by chance
         return float(exact)
     total = float(np.abs(sums).mean())
@@ -44,11 +49,18 @@ def on_simplex(tensor: torch.Tensor) -> float:
     return float(constant and float(values.min()) > -0.05 * total)
 
 
-def squashed_loss(output: np.ndarray, gradient: np.ndarray) -> float:
-    """Whether `gradient` is that of cross-entropy on softmax(output) rather than on the output itself.
+def _probabilities(rows: np.ndarray) -> bool:
+    return bool((rows >= 0).all()) and bool((np.abs(rows.sum(1) - 1) < 1e-4).all())
 
-    Both are compared by direction, row by row, with the label that fits best, so that weights,
-    smoothing and scaling of the loss do not matter. nan where they look alike.
+
+def squashed_loss(output: np.ndarray, gradient: np.ndarray) -> float:
+    """Whether `gradient` is that of cross-entropy on softmaxed scores rather than on the scores themselves.
+
+    Either the output is the scores and the gradient that of cross-entropy on softmax(output),
+    or the output is softmaxed already and the gradient that of cross-entropy on the output.
+
+    Both are compared by direction, row by row, with the label that fits best, so that weights
+    and scaling of the loss do not matter. nan where they look alike, smoothed labels included.
     """
     if output.ndim != 2 or output.shape != gradient.shape or output.shape[1] < 3 or not np.isfinite(output).all():
         return math.nan
@@ -58,15 +70,32 @@ def squashed_loss(output: np.ndarray, gradient: np.ndarray) -> float:
         return math.nan
     output, gradient = output[rows].astype(np.float64), gradient[rows].astype(np.float64)
     once = _softmax(output)
-    plain, squashed = [], []
-    for label in np.eye(output.shape[1]):
-        outer = _softmax(once) - label
-        plain.append(_alike(gradient, once - label))
-        squashed.append(_alike(gradient, once * (outer - (once * outer).sum(1, keepdims=True))))
-    plain_fit, squashed_fit = (float(np.max(fits, axis=0).mean()) for fits in (plain, squashed))
-    if squashed_fit > 0.99999 and plain_fit < 0.999:
+    outer = _softmax(once) - np.eye(output.shape[1])[:, None, :]  # label, row, class
+    twice = once * (outer - (once * outer).sum(-1, keepdims=True))
+    squashed_fit = float(_alike(gradient, twice).max(axis=0).mean())
+    plain_fit = float(_alike(gradient, once - np.eye(output.shape[1])[:, None, :]).max(axis=0).mean())
+    if plain_fit > 0.99999 and _probabilities(output) and float(np.ptp(output, axis=0).max()) > 1e-3:
         return 1.0
+    if squashed_fit > 0.99999 and plain_fit < 0.999:
+        return 1.0 if _smoothed_fit(gradient, once) < 0.9999 else math.nan
     return 0.0 if squashed_fit < 0.999 else math.nan
+
+
+def _smoothed_fit(gradient: np.ndarray, once: np.ndarray) -> float:
+    """How well smoothed labels, the same smoothing in all rows, explain the gradient of plain cross-entropy.
+
+    Where outputs collapsed to a corner or to the middle of the simplex, smoothed labels
+    bend a gradient as a second softmax would. The labels are those that fit best.
+    """
+    classes = once.shape[1]
+    coarse = np.linspace(0.0, 0.6, 7)[:, None, None, None]
+    certain = np.eye(classes)[:, None, :]
+    fits = _alike(gradient, once - (1 - coarse) * certain - coarse / classes)  # smoothing, label, row
+    best = int(fits.max(axis=1).mean(axis=1).argmax())
+    labels = np.eye(classes)[fits[best].argmax(axis=0)]
+    fine = np.linspace(max(0.0, coarse[best].item() - 0.1), coarse[best].item() + 0.1, 41)[:, None, None]
+    refined = _alike(gradient, once - (1 - fine) * labels - fine / classes)
+    return float(refined.mean(axis=1).max())
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:
@@ -75,6 +104,13 @@ def _softmax(scores: np.ndarray) -> np.ndarray:
 
 
 def _alike(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The cosine of each of their rows."""
-    sizes = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    return np.asarray((first * second).sum(1) / np.maximum(sizes, 1e-300))
+    """The cosine of each of their rows, along the last axis; 0 for rows that vanish."""
+    first, second = _scaled(first), _scaled(second)
+    sizes = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
+    return np.asarray((first * second).sum(-1) / np.maximum(sizes, 1e-30))
+
+
+def _scaled(rows: np.ndarray) -> np.ndarray:
+    """Rows of largest magnitude 1: squares of the tiny slopes of a saturated softmax would underflow."""
+    largest = np.abs(rows).max(axis=-1, keepdims=True)
+    return np.asarray(np.where(largest > 1e-200, rows / np.maximum(largest, 1e-200), 0.0))

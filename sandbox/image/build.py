@@ -26,7 +26,7 @@ import docker
 import docker.errors
 
 HERE = Path(__file__).parent
-INPUTS = ("Dockerfile", "agent.py", "seccomp.json")
+INPUTS = ("Dockerfile", "agent.py", "bytecode.py", "seccomp.json")
 # The same locks as the host's own environment: a CPU build of torch where pip finds one, else the
 # public index's build with its GPU libraries.
 LOCKS = tuple(HERE.parent.parent / "requirements" / name for name in ("torch.txt", "torch-cuda.txt"))
@@ -74,7 +74,8 @@ def build(base_image: str = "", force: bool = False) -> str:
             say(f"{tag} is up to date")
             return tag
         wheelhouse = _wheelhouse()
-        context = {"Dockerfile": HERE / "Dockerfile", "agent.py": HERE / "agent.py", "wheelhouse": wheelhouse}
+        context = {name: HERE / name for name in ("Dockerfile", "agent.py", "bytecode.py")}
+        context["wheelhouse"] = wheelhouse
         arguments = {"BASE_IMAGE": base_image or base(engine, force)}
         build_image(engine, tag, context, arguments, kind="sandbox")
     say(f"built {tag}")

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from grading.probes import recorder, values
+from grading.probes.columns import BACKWARD_COLUMNS
 
 
 def _gradient(scores: torch.Tensor, labels: torch.Tensor, criterion: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -36,6 +37,24 @@ def test_loss_on_softmaxed_outputs_shows_in_its_gradient(size: float, classes: i
         (lambda s, y: 3 * nn.CrossEntropyLoss(weight=weight)(s.softmax(1), y), 1.0),
     ):
         assert values.squashed_loss(*_gradient(scores, labels, criterion)) == expected
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])
+@pytest.mark.parametrize("shape", ["huge", "corner", "one point", "near the middle"])
+def test_raw_scores_of_a_diverged_or_collapsed_model_are_no_softmaxed_outputs(shape: str, smoothing: float) -> None:
+    """Slopes of a saturated softmax are so small that their squares vanish; smoothed labels bend as it does."""
+    generator = torch.Generator().manual_seed(11)
+    for _ in range(20):
+        noise, labels = torch.randn(32, 4, generator=generator), torch.randint(0, 4, (32,), generator=generator)
+        corners = nn.functional.one_hot(torch.randint(0, 4, (32,), generator=generator), 4).float()
+        scores = {
+            "huge": 300 * noise * (noise[:, :1] > 0) + noise[:1],
+            "corner": 8 * corners + 0.01 * noise,
+            "one point": noise[:1].repeat(32, 1),
+            "near the middle": 0.2 * noise,
+        }[shape]
+        seen = values.squashed_loss(*_gradient(scores, labels, nn.CrossEntropyLoss(label_smoothing=smoothing)))
+        assert seen != 1.0
 
 
 def test_kind_of_loss_is_open_where_nothing_tells() -> None:
@@ -88,13 +107,15 @@ def test_gradient_that_a_step_used_is_read_off_the_optimizer(kind: Any, stashes:
                 parameter.grad += stash
                 stash.copy_(parameter.grad)
         optimizer.step()
-    seen = np.array([row[-1] for row in watch.backwards])
-    seen = seen[np.isfinite(seen)]
+    told = np.array(watch.backwards)
+    seen, summed = (told[:, BACKWARD_COLUMNS.index(name)] for name in ("agreement", "summed"))
+    seen, summed = seen[np.isfinite(seen)], summed[np.isfinite(summed)]
     if kind is torch.optim.SGD:
         assert len(seen) == 0
     else:
         assert len(seen) > 20
         assert (seen < 0.9).mean() > 0.5 if stashes else (seen > 0.99).all()
+        assert (summed > 0).mean() > 0.3 if stashes else not summed.any()
 
 
 def test_steps_are_counted_by_the_optimizers_own_state() -> None:

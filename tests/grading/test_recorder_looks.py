@@ -1,0 +1,173 @@
+"""Single looks of the recorder and of the pretended GPU, on small models."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import math
+import threading
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from grading.probes.ghost import GhostDevice
+from grading.probes.program import Ending
+from grading.probes.recorder import Recorder, Token, _deepest_node, _steps_taken
+
+
+def _watch() -> Recorder:
+    return Recorder(lambda *_: None, "x", thorough=False)
+
+
+def _stepped(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> None:
+    parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+
+
+@pytest.mark.parametrize("decoy", [torch.optim.Adam, torch.optim.SGD])
+@pytest.mark.parametrize("real", [torch.optim.Adam, torch.optim.SGD])
+def test_the_optimizer_that_steps_is_told_from_one_made_later(real: Any, decoy: Any) -> None:
+    parameter, watch = nn.Parameter(torch.zeros(3)), _watch()
+    settings = {"momentum": 0.9} if real is torch.optim.SGD else {}
+    watch.made_optimizers = [real([parameter], lr=0.04, **settings), decoy([parameter], lr=1e-3)]
+    for _ in range(3):
+        _stepped(watch.made_optimizers[0], parameter)
+        assert watch._optimizer_of(parameter, moved=True) is watch.made_optimizers[0]
+    assert watch._optimizer_of(parameter, moved=False) is watch.made_optimizers[0]
+    _stepped(watch.made_optimizers[1], parameter)
+    if decoy is torch.optim.Adam:
+        assert watch._optimizer_of(parameter, moved=True) is watch.made_optimizers[1]
+        assert _steps_taken(watch.made_optimizers[1]) == 1
+
+
+def test_a_graph_kept_below_the_output_keeps_its_token() -> None:
+    model, alive, kept = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3)), {}, []
+    for serial in range(4):
+        hidden = model[:2](torch.randn(5, 2))
+        output = model[2](hidden)
+        token = Token(serial, alive, 0)
+        _deepest_node(output).register_prehook(lambda _, tied=token: None)
+        if serial % 2:
+            kept.append(hidden)
+        output.sum().backward()
+    del output, hidden, token
+    gc.collect()
+    assert sorted(alive) == [1, 3]
+    kept.clear()
+    gc.collect()
+    assert not alive
+
+
+def test_a_weight_computed_once_for_many_batches_belongs_to_none_of_them() -> None:
+    raw, alive = nn.Parameter(torch.randn(3, 2)), {}
+    weight = raw.exp().sin()  # lives on, as a cached parametrization does
+    for serial in range(3):
+        output = nn.functional.linear(torch.randn(5, 2), weight)
+        token = Token(serial, alive, 0)
+        _deepest_node(output).register_prehook(lambda _, tied=token: None)
+        output.sum().backward(retain_graph=True)
+    del output, token
+    gc.collect()
+    assert len(alive) <= 1
+
+
+class _Decoyed(nn.Module):
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.layer, self.share = nn.Linear(2, 3), share
+
+    def forward(self, decoy: torch.Tensor, *, rows: torch.Tensor) -> torch.Tensor:
+        return self.layer(rows + self.share * decoy)
+
+
+@pytest.mark.parametrize("share", [0.0, 1e-6])
+def test_the_rows_are_those_that_the_output_hangs_on(share: float) -> None:
+    watch, rows = _watch(), torch.randn(8, 2)
+    found = watch._input_rows(_Decoyed(share), (torch.randn(8, 2),), {"rows": rows}, _Decoyed.forward)
+    assert found is rows
+
+
+def _gaps(model: nn.Module) -> tuple[float, float]:
+    torch.manual_seed(0)
+    model.eval()
+    rows = torch.randn(16, 2)
+    with torch.no_grad():
+        output = model(rows)
+    return _watch()._eval_gaps(model, (rows,), {}, output, type(model).forward)
+
+
+class _FixedMask(nn.Dropout):
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        return value * (torch.arange(value.shape[1]) % 2)
+
+
+class _QuietWhenEvaluating(nn.Dropout):
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        return super().forward(value) if self.training else value
+
+
+def test_hidden_effects_of_the_batch_and_of_dropout_show_in_eval_mode() -> None:
+    plain = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Dropout(0.5))
+    assert _gaps(plain) == (0.0, 0.0)
+    assert _gaps(nn.Sequential(nn.Linear(2, 8), _QuietWhenEvaluating(0.5))) == (0.0, 0.0)
+    assert _gaps(nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8, track_running_stats=False)))[1] > 0.01
+    assert _gaps(nn.Sequential(nn.Linear(2, 8), _FixedMask(0.5)))[0] > 0.01
+    assert math.isnan(_watch()._eval_gaps(plain, (torch.randn(2, 2),), {}, torch.randn(2, 8), nn.Sequential.forward)[1])
+
+
+def test_a_script_comes_to_its_end_with_its_threads_and_exit_handlers() -> None:
+    seen: list[str] = []
+    register = atexit.register
+    with Ending() as ending:
+        atexit.register(seen.append, "first registered")
+        atexit.register(seen.append, "taken back")
+        atexit.unregister(seen.append)
+        atexit.register(seen.append, "last registered")
+        atexit.register(int, "no number")
+        worker = threading.Thread(target=lambda: seen.append("thread"))
+        worker.start()
+        assert ending.see_through() is None
+    assert seen == ["thread", "last registered"]
+    assert ending.threads_left == 0 and atexit.register is register
+
+
+def test_a_thread_that_outlives_the_script_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ending, "PATIENCE_S", 0.05)
+    release = threading.Event()
+    with Ending() as ending:
+        worker = threading.Thread(target=release.wait)
+        worker.start()
+        ending.see_through()
+    release.set()
+    worker.join()
+    assert ending.threads_left == 1
+
+
+def test_what_a_forward_pass_takes_back_from_the_pretended_gpu_is_counted() -> None:
+    version: Any = torch.version
+    built_for = version.cuda
+    with GhostDevice(__name__, available=True) as ghost:
+        assert torch.version.cuda
+        weight = nn.Parameter(torch.ones(3, 2).to("cuda"))
+        rows = torch.randn(4, 2).to("cuda")
+        loss = nn.functional.linear(rows, weight).sum()
+        loss.cpu()
+        assert ghost.brought_back == 0
+        ghost.computing = True
+        rows.cpu()
+        assert ghost.brought_back == 0
+        weight.to("cpu")
+        nn.functional.linear(rows, weight).cpu()
+        assert ghost.brought_back == 2
+    assert version.cuda == built_for
+
+
+def test_tokens_die_with_their_graph() -> None:
+    alive: dict[int, int] = {}
+    token = Token(1, alive, 0)
+    seen = weakref.ref(token)
+    del token
+    assert seen() is None and not alive
