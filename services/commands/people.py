@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 
 import click
 
@@ -38,7 +39,7 @@ def create(backend: Backend, email: str, role: Role, name: str, password_stdin: 
     The password goes to stdout and all else to stderr. Exit code: 0, 2 for an address or password that will not
     do or is taken, 4 where the database does not answer.
     """
-    given = click.get_text_stream("stdin").readline().rstrip("\n") if password_stdin else ""
+    given = sys.stdin.readline().rstrip("\n") if password_stdin else ""
     password = given or secrets.token_urlsafe(_PASSWORD_BYTES)
     with known_store(backend.settings) as store:
         try:

@@ -93,7 +93,7 @@ def _bug(paper: _Paper, bug: Mapping[str, Any]) -> None:
     evidence = bug["evidence"]
     paper.text(inert(evidence["plain"] or evidence["summary"], 1200), indent_mm=28)
     paper.text(
-        f"Right code shows: {inert(evidence['expected'], 400)} This program showed: {inert(evidence['seen'], 400)}",
+        f"Right code shows: {inert(evidence['expected'], 400)}\nThis program showed: {inert(evidence['seen'], 400)}",
         quiet=True,
         indent_mm=28,
     )

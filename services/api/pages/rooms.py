@@ -62,8 +62,17 @@ def install(app: Flask) -> dict[str, Operation]:
 
 def _facts() -> dict[str, object]:
     found = gate.signed_in()
-    path = request.full_path.rstrip("?")
-    return {"person": found.user if found else None, "blind": gate.blind(), "here_path": path}
+    return {"person": found.user if found else None, "blind": gate.blind(), "here_path": _readable_path()}
+
+
+def _readable_path() -> str:
+    """This page's own address, or where it answers a form the nearest one above that can be read."""
+    if request.method == "GET":
+        return request.full_path.rstrip("?")
+    adapter, path = current_app.url_map.bind(""), request.path
+    while path and not adapter.test(path, "GET"):
+        path = path.rpartition("/")[0]
+    return path or "/"
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def day_time(at_us: int) -> str:
 
 def percent(share: float | None, digits: int = 1) -> str:
     """A share as per cent, or a dash."""
-    return NOTHING if share is None else f"{100 * share:.{digits}f} %"
+    return NOTHING if share is None else f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def seconds(value: float | None) -> str:

@@ -290,13 +290,9 @@ def everything(folder: Path, count: int = 40) -> tuple[Store, Seeded]:
     receiver = store.create_endpoint("https://ats.example/assay", [], "whsec_" + "A" * 32)
     again = NewSubmission("spiral", "earlier_try.py", program(load_challenge("spiral"), [Verdict.NOT_FIXED] * 8))
     first = store.create_submission(again)
-    finish(
-        store,
-        first.id,
-        made_report(
-            load_challenge("spiral"), "earlier_try.py", again.source, [Verdict.NOT_FIXED] * 8, random.Random(1)
-        ),
-    )
+    untouched = [Verdict.NOT_FIXED] * 8
+    earlier = made_report(load_challenge("spiral"), first.file_name, again.source, untouched, random.Random(1))
+    finish(store, first.id, earlier)
     seeded = cohort(store, count)
     opinions(store, seeded)
     cohort(store, 12, seed=3, settle=False)
