@@ -29,7 +29,7 @@ from typing import Any, Protocol, runtime_checkable
 from sandbox.spec import Job, Limits, RunStatus, Sandbox, SandboxUnavailable, Step
 from sandbox.template import MASKED_PATHS, MASKED_WITHOUT_GPU, NO_GPU, NVIDIA
 
-LOOK_TIME_S = 30.0
+LOOK_TIME_S = 90.0  # a second on an idle machine; one with ten times its load is no reason to refuse work
 TOOL_TIME_S = 10.0
 VALID_S = 3600.0
 GVISOR = "runsc"
