@@ -43,4 +43,4 @@ def test_the_session_of_the_readme_ends_with_a_report(served: Served, tmp_path: 
     report = json.loads((tmp_path / "report.json").read_text())
     assert [bug["verdict"] for bug in report["bugs"]] == ["not_fixed"] * 8
     assert "event: graded" in run.stdout
-    assert "loss" in run.stdout.split("event: graded")[1]
+    assert "How sure:" in run.stdout.split("event: graded")[1]
