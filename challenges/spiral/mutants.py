@@ -63,7 +63,8 @@ def _styled(name: str, right: bool = True, **styles: str) -> Case:
 
 SOLUTION, PROBLEM = _shortened(build(())), _shortened(build(BUG_IDS))
 _DATA = "X_train, y_train, X_val, y_val = create_spiral_dataset()\n"
-_ADAM = "optimizer = optim.Adam(model.parameters(), lr=1e-3)\n"
+_MADE = "optimizer = optim.Adam(model.parameters(), lr={})\n"
+_ADAM = _MADE.format("1e-3")
 _TRAIN_CALL = "train_one_epoch(model, train_loader, criterion, optimizer, device)"
 _VALIDATE_CALL = "validate(model, val_loader, criterion, device)"
 _TO_DEVICE = "inputs, labels = inputs.to(device), labels.to(device)\n"
@@ -375,12 +376,20 @@ CASES: tuple[Case, ...] = (
     Case(
         "crash once placed",
         _with(SOLUTION, (_PLACED, _PLACED + "    raise ValueError('placed')\n")),
-        _EARLY | {"device": FIXED},
+        _EARLY | {"device": FIXED, "shuffle": FIXED},
     ),
     Case(
         "crash once placed and told",
         _with(SOLUTION, (_ADAM, "raise ValueError('placed')\n")),
-        _EARLY | {"device": FIXED},
+        _EARLY | {"device": FIXED, "shuffle": FIXED},
+    ),
+    *(
+        Case(
+            f"crash before the first step, rate {rate}",
+            _with(build(bugs), (_MADE.format(rate), _MADE.format(rate) + "    raise ValueError('made')\n")),
+            _EARLY | {"device": FIXED, "shuffle": FIXED, "lr": NOT_FIXED if bugs else FIXED},
+        )
+        for rate, bugs in (("1e-3", ()), ("0.5", ("lr",)))
     ),
     # Order
     _styled("order within batches", False, shuffle="within_batches_only"),
@@ -509,7 +518,10 @@ _SIGHTS = (
 )
 
 MUTANTS: tuple[Mutant, ...] = (
-    *(_removed(name) for name in (*_SIGHTS, "_hand_written_updates", "_hand_written_rate")),
+    *(
+        _removed(name)
+        for name in (*_SIGHTS, "_hand_written_updates", "_hand_written_rate", "_shuffle_loader", "_rate_made")
+    ),
     *(_in_one_source(n, s) for n in ("_eval_run", "_graph_run", "_shuffle", "_rate") for s in (judge.RUN, judge.MINI)),
     *(_stuck(name, verdict) for name in _SIGHTS for verdict in (Verdict.FIXED, Verdict.NOT_FIXED)),
     # Deciding
