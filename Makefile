@@ -28,7 +28,7 @@ demo: venv ## Install everything, grade the bundled sample submissions and print
 	@$(bin)/assay demo --sandbox auto
 
 test: venv-dev lint types imports ## Install what the tests need, run every check and every test
-	@infra/dev/services.sh
+	@infra/dev/services.sh --browser
 	@infra/dev/engine.sh run $(MAKE) compose image-here all-tests
 
 check: venv-dev lint types imports fast-tests ## Fast subset: lint, types, import rules, tests without Docker and servers

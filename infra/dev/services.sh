@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# PostgreSQL and Redis for the tests of the service, from Debian's packages: services.sh
+# PostgreSQL and Redis for the tests of the service, from Debian's packages: services.sh [--browser]
+#
+# --browser adds Chromium and two fonts, for the tests that look at pages.
 #
 # Installs what is missing (as root) and starts nothing: tests start servers of their own, on unix
 # sockets in temporary folders, and end them.
@@ -14,6 +16,9 @@ have_postgresql() { command -v initdb >/dev/null || compgen -G '/usr/lib/postgre
 missing=()
 have_postgresql || missing+=(postgresql)
 command -v redis-server >/dev/null || missing+=(redis-server)
+if [ "${1:-}" = --browser ] && ! command -v chromium >/dev/null; then
+  missing+=(chromium fonts-dejavu-core fonts-liberation)
+fi
 [ "${#missing[@]}" -gt 0 ] || exit 0
 
 # The packages start servers for the whole machine, which nobody asked for.

@@ -3,9 +3,10 @@
 
 // Compare: the button tells how many are chosen and takes two to four.
 function watchChoice(form) {
-  const button = document.querySelector(`button[form="${form.id}"][data-compare]`);
+  const name = form.getAttribute("id"); // form.id would be the fields that are called id
+  const button = document.querySelector(`button[form="${name}"][data-compare]`);
   if (!button) return;
-  const boxes = () => Array.from(document.querySelectorAll(`input[form="${form.id}"][type=checkbox]`));
+  const boxes = () => Array.from(document.querySelectorAll(`input[form="${name}"][type=checkbox]`));
   const update = () => {
     const chosen = boxes().filter((box) => box.checked).length;
     for (const box of boxes()) box.closest("tr").classList.toggle("marked", box.checked);

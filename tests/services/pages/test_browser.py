@@ -1,0 +1,234 @@
+"""The dashboard in Debian's Chromium: nothing breaks the policy, axe finds nothing, scripts do their part.
+
+Both themes and both widths of every page. Chromium comes from infra/dev/services.sh.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from werkzeug.serving import make_server
+
+from tests.services.pages import seed
+from tests.services.pages.conftest import Site
+
+pytestmark = [pytest.mark.slow, pytest.mark.services, pytest.mark.enable_socket, pytest.mark.timeout(900)]
+
+_FLAGS = [
+    "--no-sandbox",  # tests run as root in a container; the pages are ours
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# What WCAG 2.2 AA asks for, and axe's own good practice.
+_RULES = {
+    "runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+}
+
+
+@pytest.fixture
+def address(make_site: Any) -> Iterator[tuple[Site, str]]:
+    """The site at a port of the loopback."""
+    site = make_site()
+    server = make_server("127.0.0.1", 0, site.app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield site, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    program = shutil.which("chromium")
+    assert program, "install chromium (infra/dev/services.sh)"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=_FLAGS)
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """A signed-in page that remembers every complaint of the browser."""
+
+    def __init__(self, context: BrowserContext, base: str) -> None:
+        self.base, self.complaints = base, list[str]()
+        self.page: Page = context.new_page()
+        self.page.on("console", self._note)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.add_init_script(
+            "document.addEventListener('securitypolicyviolation',"
+            " (e) => console.error('policy: ' + e.violatedDirective + ' ' + e.blockedURI))"
+        )
+
+    def _note(self, message: Any) -> None:
+        refused = message.text.startswith("Failed to load resource") and " 401 " in message.text
+        if message.type in ("error", "warning") and not refused:
+            self.complaints.append(message.text)
+
+    def sign_in(self, role: str) -> Visit:
+        self.open("/sign-in")
+        self.page.fill("#email", f"{role}@example.org")
+        self.page.fill("#password", seed.PASSWORD)
+        self.page.click("main button")
+        self.page.wait_for_url("**/cohorts")
+        return self
+
+    def open(self, path: str) -> Page:
+        self.page.goto(self.base + path, wait_until="load")
+        return self.page
+
+
+def pages(site: Site) -> list[str]:
+    """Every page that can be read, in all of its states."""
+    ids, cohort = site.seeded.submission_ids, site.seeded.cohort_id
+    running = next(one.id for one in site.store.list_cohorts().items if one.state == "running")
+    empty = site.store.create_cohort("Nobody yet", "spiral", actor="test")
+    message = site.store.list_messages(limit=1).items[0]
+    _, token = site.store.create_share(ids[4], "Rita", 3600, blind=False, actor="test")
+    erased = site.store.list_submissions(limit=1).items[0]
+    site.store.erase(erased.id)
+    return [
+        "/cohorts",
+        f"/cohorts/{cohort}",
+        f"/cohorts/{cohort}?q=nobody-of-this-name",
+        f"/cohorts/{running}",
+        f"/cohorts/{empty.id}",
+        f"/cohorts/{cohort}/compare?id={ids[0]}&id={ids[1]}&id={ids[4]}",
+        f"/cohorts/{cohort}/changes",
+        f"/submissions/{ids[4]}",
+        f"/submissions/{ids[4]}/changes",
+        f"/submissions/{site.seeded.flagged_id}",
+        f"/submissions/{site.seeded.dead_id}",
+        f"/submissions/{site.seeded.invalid_id}",
+        f"/submissions/{erased.id}",
+        f"/shared/{token}",
+        "/submissions",
+        "/upload",
+        "/account",
+        "/admin",
+        "/admin/dead",
+        "/admin/users",
+        "/admin/keys",
+        "/admin/webhooks",
+        f"/admin/messages/{message.id}",
+        "/admin/audit",
+    ]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 390])
+def test_every_page_is_accessible_and_within_the_policy(
+    address: tuple[Site, str], chromium: Browser, theme: Any, width: int
+):
+    site, base = address
+    context = chromium.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=theme, reduced_motion="reduce", locale="en-US"
+    )
+    visit = Visit(context, base)
+    visit.open("/sign-in")
+    found = {"/sign-in": _violations(visit.page)}
+    visit.sign_in("admin")
+    for path in pages(site):
+        page = visit.open(path)
+        page.evaluate("document.querySelectorAll('details').forEach((one) => one.open = true)")
+        found[path] = _violations(page)
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= width, f"{path} is {wide} pixels wide"
+    context.close()
+    assert {path: what for path, what in found.items() if what} == {}
+    assert visit.complaints == []
+
+
+def _violations(page: Page) -> list[str]:
+    results = Axe().run(page, options=_RULES).response
+    return [
+        f"{one['id']}: {json.dumps([node['html'][:200] for node in one['nodes']])}" for one in results["violations"]
+    ]
+
+
+def test_it_works_by_keyboard_and_script(address: tuple[Site, str], chromium: Browser):
+    """Choosing two by the keyboard and comparing them; a filter that applies at once."""
+    site, base = address
+    context = chromium.new_context(viewport={"width": 1440, "height": 900}, locale="en-US")
+    visit = Visit(context, base).sign_in("recruiter")
+    page = visit.open(f"/cohorts/{site.seeded.cohort_id}")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    button = page.locator("[data-compare]")
+    assert button.get_attribute("aria-disabled") == "true"
+    boxes = page.locator("input[name=id]")
+    for number in (0, 1):
+        boxes.nth(number).focus()
+        page.keyboard.press("Space")
+    assert button.inner_text() == "Compare 2"
+    button.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/compare?**")
+    assert "2 candidates side by side" in page.inner_text("h1")
+    page = visit.open(f"/cohorts/{site.seeded.cohort_id}")
+    page.select_option("#show", "flagged")
+    page.wait_for_url("**show=flagged**")
+    assert page.locator(".heat tbody tr").count() == 1
+    context.close()
+    assert visit.complaints == []
+
+
+def test_progress_comes_by_itself(address: tuple[Site, str], chromium: Browser):
+    site, base = address
+    context = chromium.new_context(viewport={"width": 1440, "height": 900}, locale="en-US")
+    visit = Visit(context, base).sign_in("recruiter")
+    running = next(one for one in site.store.list_cohorts().items if one.state == "running")
+    page = visit.open(f"/cohorts/{running.id}")
+    assert page.locator("progress").get_attribute("value") == "8"
+    site.store.cancel_cohort(running.id)
+    page.wait_for_selector("text=All graded", state="attached", timeout=15_000)
+    assert page.locator("progress").count() == 0
+    page.click("text=Show the new results in the table")
+    context.close()
+    assert visit.complaints == []
+
+
+def test_files_are_dropped_and_graded_into_a_cohort(address: tuple[Site, str], chromium: Browser):
+    _, base = address
+    context = chromium.new_context(viewport={"width": 1440, "height": 900}, locale="en-US")
+    visit = Visit(context, base).sign_in("recruiter")
+    page = visit.open("/upload")
+    data = page.evaluate_handle(
+        "() => { const data = new DataTransfer(); data.items.add(new File(['print(1)'], 'a.py'));"
+        " data.items.add(new File(['print(2)'], 'b.py')); return data }"
+    )
+    page.dispatch_event("[data-drop]", "drop", {"dataTransfer": data})
+    assert page.inner_text("[data-chosen]") == "2 chosen: a.py, b.py"
+    page.fill("#name", "Dropped")
+    page.click("main button:has-text('Upload')")
+    page.wait_for_url("**/cohorts/coh_*")
+    assert "2 waiting" in page.inner_text("#progress")
+    context.close()
+    assert visit.complaints == []
+
+
+def test_reading_needs_no_script(address: tuple[Site, str], chromium: Browser):
+    site, base = address
+    context = chromium.new_context(viewport={"width": 1440, "height": 900}, java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{base}/cohorts/{site.seeded.cohort_id}")
+    page.fill("#email", "recruiter@example.org")
+    page.fill("#password", seed.PASSWORD)
+    page.click("main button")
+    assert page.locator(".heat tbody tr").count() == 30
+    page.click("thead a:has-text('Accuracy')")
+    page.click(".heat tbody tr:first-child th a")
+    page.click("text=What changed in the program")
+    assert page.locator(".diff tbody tr").count() > 10
+    context.close()
