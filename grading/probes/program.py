@@ -95,6 +95,8 @@ class Ending:
     def see_through(self) -> BaseException | None:
         """Wait for the threads that were started, run the handlers, last one first; gives what stopped it early."""
         until = time.monotonic() + self.PATIENCE_S
+        for hook in reversed(getattr(threading, "_threading_atexits", [])):
+            hook()  # by which the interpreter tells the threads of executors that it is time to go
         own = [thread for thread in threading.enumerate() if thread not in self.threads and not thread.daemon]
         for thread in own:
             thread.join(max(0.0, until - time.monotonic()))

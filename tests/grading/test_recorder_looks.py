@@ -5,6 +5,9 @@ from __future__ import annotations
 import atexit
 import gc
 import math
+import subprocess
+import sys
+import textwrap
 import threading
 import weakref
 from typing import Any
@@ -132,6 +135,23 @@ def test_a_script_comes_to_its_end_with_its_threads_and_exit_handlers() -> None:
         assert ending.see_through() is None
     assert seen == ["thread", "last registered"]
     assert ending.threads_left == 0 and atexit.register is register
+
+
+def test_an_executor_that_was_left_open_is_no_thread_that_goes_on() -> None:
+    """In a process of its own: telling executors to end is for good."""
+    program = textwrap.dedent(
+        """
+        from concurrent.futures import ThreadPoolExecutor
+        from grading.probes.program import Ending
+        with Ending() as ending:
+            pool = ThreadPoolExecutor(2)
+            saved = pool.submit(int, "7")
+            ending.see_through()
+        print(saved.result(), ending.threads_left)
+        """
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert run.stdout.split() == ["7", "0"]
 
 
 def test_a_thread_that_outlives_the_script_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
