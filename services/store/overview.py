@@ -103,6 +103,20 @@ class OverviewPart(Part):
             for row in rows
         ]
 
+    def cohort_standing(self, cohort_id: str, fixed: int) -> tuple[int, int]:
+        """How many rated submissions of a cohort mended fewer bugs, and how many there are."""
+        rated = (
+            SubmissionRow.cohort_id == cohort_id,
+            SubmissionRow.state == "graded",
+            SubmissionRow.fixed.is_not(None),
+        )
+        fewer = func.count().filter(SubmissionRow.fixed < fixed)
+        with self._database.read() as session:
+            below, all_of_them = session.execute(
+                select(fewer, func.count()).where(*graded, SubmissionRow.fixed.is_not(None))
+            ).one()
+        return below, all_of_them
+
     def cohort_counts(self, cohort_ids: list[str]) -> dict[str, dict[str, int]]:
         """How many submissions of each cohort are in each state, in one question; `flagged` counts suspicions."""
         counted = (

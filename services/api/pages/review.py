@@ -92,6 +92,11 @@ def summary(lines: Sequence[Line], total_bugs: int) -> str:
     return f"{everything} all {total_bugs} bugs. Half of the candidates mended {middle} or more."
 
 
+def ahead_of(fewer: int, rated_ones: int) -> int | None:
+    """Per cent of the others who mended fewer bugs; None where there are no others."""
+    return round(100 * fewer / (rated_ones - 1)) if rated_ones > 1 else None
+
+
 class Standing:
     """Where a result stands among those of its cohort."""
 
@@ -99,10 +104,10 @@ class Standing:
         self._counts = sorted(line.fixed or 0 for line in rated(lines))
 
     def ahead_of(self, line: Line) -> int | None:
-        """Per cent of the others who mended fewer bugs; None without a rating or others."""
-        if line.state != "graded" or line.fixed is None or len(self._counts) < 2:
+        """The same for one of them; None without a rating."""
+        if line.state != "graded" or line.fixed is None:
             return None
-        return round(100 * bisect.bisect_left(self._counts, line.fixed) / (len(self._counts) - 1))
+        return ahead_of(bisect.bisect_left(self._counts, line.fixed), len(self._counts))
 
 
 # --- the table ----------------------------------------------------------------------------

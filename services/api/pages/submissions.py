@@ -52,11 +52,9 @@ def facts(submission: Submission) -> dict[str, Any]:
 
 
 def _standing(submission: Submission) -> int | None:
-    if submission.cohort_id is None or submission.state != "graded":
+    if submission.cohort_id is None or submission.state != "graded" or submission.fixed is None:
         return None
-    lines = here().store.cohort_lines(submission.cohort_id)
-    mine = next((line for line in lines if line.id == submission.id), None)
-    return None if mine is None else review.Standing(lines).ahead_of(mine)
+    return review.ahead_of(*here().store.cohort_standing(submission.cohort_id, submission.fixed))
 
 
 def _curves(report: Mapping[str, Any], manifest: Manifest | None) -> list[charts.Curves]:
