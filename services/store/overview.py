@@ -105,11 +105,7 @@ class OverviewPart(Part):
 
     def cohort_standing(self, cohort_id: str, fixed: int) -> tuple[int, int]:
         """How many rated submissions of a cohort mended fewer bugs, and how many there are."""
-        rated = (
-            SubmissionRow.cohort_id == cohort_id,
-            SubmissionRow.state == "graded",
-            SubmissionRow.fixed.is_not(None),
-        )
+        graded = (SubmissionRow.cohort_id == cohort_id, SubmissionRow.state == "graded")
         fewer = func.count().filter(SubmissionRow.fixed < fixed)
         with self._database.read() as session:
             below, all_of_them = session.execute(
@@ -118,7 +114,7 @@ class OverviewPart(Part):
         return below, all_of_them
 
     def cohort_counts(self, cohort_ids: list[str]) -> dict[str, dict[str, int]]:
-        """How many submissions of each cohort are in each state, in one question; `flagged` counts suspicions."""
+        """How many submissions of each cohort are in each state, in one question."""
         counted = (
             select(SubmissionRow.cohort_id, SubmissionRow.state, func.count())
             .where(SubmissionRow.cohort_id.in_(cohort_ids))
