@@ -98,14 +98,13 @@ def kinds() -> dict[str, Kind]:
     return {
         "syntax": Kind("def broken(:\n", "invalid", frozenset()),
         "exit": Kind("raise SystemExit(3)\n", "invalid", frozenset()),
-        "empty": Kind("   \n", "invalid", frozenset()),
         "solution": Kind(short("solution.py"), "graded", bugs),
         "problem": Kind(short("problem.py"), "graded", frozenset()),
         "one bug": Kind(high, "graded", bugs - {"lr"}),
     }
 
 
-_MIX = ("syntax", "solution", "exit", "problem", "syntax", "one bug", "syntax", "empty", "solution", "exit")
+_MIX = ("syntax", "solution", "exit", "problem", "syntax", "one bug", "syntax", "solution", "exit")
 # For edges that others do not reach, or pass by too fast to be met.
 _LASTING = {
     "claimed": ("syntax", "solution", "exit", "problem", "one bug"),
@@ -589,11 +588,7 @@ class Chaos:
         with self._lock:
             number = next(self._number)
         kind = kind or _MIX[number % len(_MIX)]
-        source = self.kinds[kind].source
-        if kind != "empty":
-            source += f"\n# chaos {number}\n"
-        else:
-            source += " " * number
+        source = self.kinds[kind].source + f"\n# chaos {number}\n"
         cohort = self.cohort if number % 5 == 4 else ""
         for _ in range(2 if number % 6 == 5 else 1):
             self.client.submit(source, f"chaos-{number}", cohort, 120)
