@@ -621,7 +621,10 @@ MUTANTS: tuple[Mutant, ...] = (
         ("same_batches <= 0.3", "same_batches <= 3"),
     ),
     _edit("any likeness is too much", "_shuffle", ("same_order >= 0.5", "same_order >= 0.0")),
-    Mutant("changed rows not compared", ((trace, "_aligned_likeness", answering(None)),)),
+    Mutant(
+        "changed rows not compared",
+        ((trace, "_aligned_likeness", answering(None)), (judge, "_shuffle_loader", answering(None))),
+    ),
     # Rate
     Mutant("rates up to 1 tolerated", ((judge, "LARGEST_LR", constant(1.0)),)),
     Mutant("rates from 1e-4 refused", ((judge, "LARGEST_LR", constant(1e-4)),)),
