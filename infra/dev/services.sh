@@ -16,6 +16,8 @@ have_postgresql() { command -v initdb >/dev/null || compgen -G '/usr/lib/postgre
 missing=()
 have_postgresql || missing+=(postgresql)
 command -v redis-server >/dev/null || missing+=(redis-server)
+command -v curl >/dev/null || missing+=(curl)     # samples of the README and the pages
+command -v node >/dev/null || missing+=(nodejs)
 if [ "${1:-}" = --browser ] && ! command -v chromium >/dev/null; then
   missing+=(chromium fonts-dejavu-core fonts-liberation)
 fi
