@@ -139,7 +139,7 @@ class Recorder:
         self.watched_classes: set[type] = set()
         self.followed: dict[int, tuple[torch.Tensor, np.ndarray]] = {}  # by model: see _change_elsewhere
         # By parameter: the optimizer's running mean a step ago, and the fresh gradient since.
-        self.last_mean: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.last_mean: dict[int, tuple[np.ndarray, np.ndarray, float]] = {}
         self.summed_gradients: dict[int, np.ndarray] = {}  # by parameter
         self.step_row: list[float] | None = None
         self.step_depth = 0
@@ -581,16 +581,19 @@ class Recorder:
             return unknown
         mean = optimizer.state.get(bias, {}).get("exp_avg") if isinstance(optimizer.state, dict) else None
         beta = next((group.get("betas") for group in optimizer.param_groups if "betas" in group), None)
-        summed = fresh.sum(0)
+        summed, absolute = fresh.sum(0), float(np.abs(fresh).sum())
         key, before = id(bias), self.last_mean.get(id(bias))
         mean_now = values_of(mean) if isinstance(mean, torch.Tensor) else np.zeros_like(summed)
         if not moved and before is not None:  # another pass of the same step
-            self.last_mean[key] = (before[0], before[1] + summed)
+            self.last_mean[key] = (before[0], before[1] + summed, before[2] + absolute)
             return unknown
-        self.last_mean[key] = (mean_now, summed)
+        self.last_mean[key] = (mean_now, summed, absolute)
         if before is None or mean is None or not beta or mean_now.shape != summed.shape:
             return unknown
         used, wanted = mean_now - float(beta[0]) * before[0], before[1]
+        known = max(float(np.linalg.norm(mean_now)), float(np.linalg.norm(before[0])))
+        if np.linalg.norm(used) < 1e-3 * known or np.linalg.norm(wanted) < 1e-3 * before[2]:
+            return unknown  # differences of float32 numbers: what is left of them is rounding
         all_so_far = self.summed_gradients.get(key, 0.0) + wanted
         self.summed_gradients[key] = all_so_far
         agreement = cosine(used, wanted)
