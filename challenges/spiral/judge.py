@@ -451,7 +451,7 @@ def _leak_run(table: Table, source: str) -> Sight | None:
         return None
     if old >= 3:
         return Sight(
-            N, f"{old} graphs of the first half of an epoch of {batches} batches are still held", OBSERVED, RUN
+            N, f"{old} graphs of the first half of an epoch of {batches} batches are still held", OBSERVED, source
         )
     if past >= 8:
         return Sight(N, f"{past} graphs of earlier epochs are still held", OBSERVED, source)
@@ -491,7 +491,7 @@ def _eval_sights(secrets: Secrets, seen: SeenRun, real: Table, mini: Table, dire
     mixing, mixing_on_few = real.batch_mixing_share(), mini.batch_mixing_share()
     calls = _worse_first(_eval_run(direct, DIRECT), _eval_call(secrets, seen))
     sights = [_eval_run(real, RUN), _eval_run(mini, MINI), *calls]
-    if any(sight is not None and sight.verdict is N for sight in sights[:1]) or mixing == 0.0:
+    if mixing == 0.0 or (sights[0] is not None and sights[0].verdict is N):
         return sights
     told = f"validation scores hang on the other rows of their batch in {RUN}"
     if mixing_on_few == 0.0:
