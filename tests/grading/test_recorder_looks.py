@@ -121,6 +121,13 @@ def test_hidden_effects_of_the_batch_and_of_dropout_show_in_eval_mode() -> None:
     assert math.isnan(_watch()._eval_gaps(plain, (torch.randn(2, 2),), {}, torch.randn(2, 8), nn.Sequential.forward)[1])
 
 
+@pytest.fixture
+def no_exit_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hooks of this interpreter stay uncalled: executors of later tests are told to end for good by them."""
+    monkeypatch.setattr(threading, "_threading_atexits", [])
+
+
+@pytest.mark.usefixtures("no_exit_hooks")
 def test_a_script_comes_to_its_end_with_its_threads_and_exit_handlers() -> None:
     seen: list[str] = []
     register = atexit.register
@@ -154,6 +161,7 @@ def test_an_executor_that_was_left_open_is_no_thread_that_goes_on() -> None:
     assert run.stdout.split() == ["7", "0"]
 
 
+@pytest.mark.usefixtures("no_exit_hooks")
 def test_a_thread_that_outlives_the_script_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Ending, "PATIENCE_S", 0.05)
     release = threading.Event()
