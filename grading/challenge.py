@@ -104,7 +104,7 @@ class Challenge(_Frozen):
         return self.manifest.slug
 
     def text(self, name: str) -> str:
-        """One of the challenge's text files: problem.py, solution.py, brief.md, guide.md."""
+        """One of the challenge's text files: problem.py, solution.py, brief.md."""
         return (self.folder / name).read_text(encoding="utf-8")
 
     def digest(self) -> str:

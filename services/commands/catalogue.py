@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import click
 from rich.text import Text
 
+from grading.challenge import ChallengeError
+from grading.guide import as_markdown, load_guide
 from services import progress, render
 from services.commands.base import (
     OK,
@@ -55,7 +57,7 @@ def challenges(ctx: click.Context) -> None:
 )
 @click.argument("slug", metavar="CHALLENGE")
 @click.option("--brief", "part", flag_value="brief.md", help="What the candidate gets to read.")
-@click.option("--guide", "part", flag_value="guide.md", help="What the interviewer gets to read. Not for candidates.")
+@click.option("--guide", "part", flag_value="guide", help="What the interviewer gets to read. Not for candidates.")
 @click.option("--problem", "part", flag_value="problem.py", help="The program with the planted bugs.")
 @click.pass_context
 def show(ctx: click.Context, slug: str, part: str | None) -> None:
@@ -65,6 +67,12 @@ def show(ctx: click.Context, slug: str, part: str | None) -> None:
     """
     backend: Backend = ctx.obj
     challenge = backend.challenge(slug)
+    if part == "guide":
+        guide = load_guide(challenge)
+        if guide is None:
+            raise ChallengeError(f"{slug} has no guide.toml")
+        click.echo(as_markdown(guide, challenge.manifest), nl=False)
+        return
     if part is not None:
         click.echo(challenge.text(part), nl=False)
         return

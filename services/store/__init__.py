@@ -82,6 +82,14 @@ from services.store.reviews import (
     RulingKind,
     ShareLink,
 )
+from services.store.scorecards import (
+    MARKS,
+    RECOMMENDATIONS,
+    Mark,
+    Recommendation,
+    Scorecard,
+    ScorecardPart,
+)
 from services.store.submissions import SubmissionPart, WorkPart
 from services.store.webhooks import EndpointPart, MessagePart
 
@@ -97,6 +105,7 @@ class Store(
     AssessmentPart,
     PeoplePart,
     ReviewPart,
+    ScorecardPart,
     OverviewPart,
     ReplyPart,
     AuditPart,
@@ -170,6 +179,8 @@ __all__ = [
     "ENDPOINT_PING",
     "EVENT_TYPES",
     "LONGEST_TEXT",
+    "MARKS",
+    "RECOMMENDATIONS",
     "ROLES",
     "RULINGS",
     "SCOPES",
@@ -205,6 +216,7 @@ __all__ = [
     "Integration",
     "IntegrationKind",
     "Line",
+    "Mark",
     "MessageFilters",
     "MessageState",
     "NewAssessment",
@@ -215,10 +227,12 @@ __all__ = [
     "OutboxRow",
     "Page",
     "Queue",
+    "Recommendation",
     "Role",
     "Ruling",
     "RulingKind",
     "Scope",
+    "Scorecard",
     "Secret",
     "ShareLink",
     "SignedIn",

@@ -140,7 +140,7 @@ class ReviewPart(Part):
         words = _text(text, "a note")
         with self._database.write() as session:
             now_us = self._clock()
-            _reviewable(session, submission_id)
+            reviewable(session, submission_id)
             note_id = new_id("nte", now_us)
             row = NoteRow(id=note_id, submission_id=submission_id, author=author, text=words, created_us=now_us)
             session.add(row)
@@ -161,7 +161,7 @@ class ReviewPart(Part):
         words = _text(reason, "a reason")
         with self._database.write() as session:
             now_us = self._clock()
-            submission = _reviewable(session, submission_id)
+            submission = reviewable(session, submission_id)
             row = DecisionRow(
                 id=new_id("dec", now_us),
                 submission_id=submission_id,
@@ -192,7 +192,7 @@ class ReviewPart(Part):
         words = _text(reason, "a reason")
         with self._database.write() as session:
             now_us = self._clock()
-            submission = _reviewable(session, submission_id)
+            submission = reviewable(session, submission_id)
             if not submission.tampering_suspected:
                 raise Conflict(f"nothing is suspected of submission {submission_id}")
             row = RulingRow(
@@ -222,7 +222,7 @@ class ReviewPart(Part):
         token = secrets.token_urlsafe(_TOKEN_BYTES)
         with self._database.write() as session:
             now_us = self._clock()
-            _reviewable(session, submission_id)
+            reviewable(session, submission_id)
             row = ShareRow(
                 id=new_id("shr", now_us),
                 token_hash=token_hash(token),
@@ -285,7 +285,8 @@ def _text(words: str, what: str) -> str:
     return text
 
 
-def _reviewable(session: Session, submission_id: str) -> SubmissionRow:
+def reviewable(session: Session, submission_id: str) -> SubmissionRow:
+    """The submission that somebody writes about. Raises NotFound, Conflict once erased."""
     row = session.get(SubmissionRow, submission_id)
     if row is None:
         raise NotFound(f"there is no submission {submission_id}")

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Select, and_, delete, exists, func, insert, or_, select, update
 
 from grading.verdict import Report
-from services.store import assessments, machine, replies, reviews
+from services.store import assessments, machine, replies, reviews, scorecards
 from services.store.audit import append
 from services.store.database import changed
 from services.store.errors import Conflict
@@ -263,6 +263,7 @@ class SubmissionPart(Part):
             machine.forget(session, row.id)
             assessments.forget(session, row.id)
             reviews.forget(session, row.id, now_us)
+            scorecards.forget(session, row.id)
             mine = select(MessageRow.id).where(MessageRow.submission_id == row.id)
             session.execute(update(AttemptRow).where(AttemptRow.message_id.in_(mine)).values(response_head=""))
             replies.forget(session, [row.id, row.cohort_id] if row.cohort_id else [row.id])

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from grading.controls import ControlsFailed
+from grading.guide import as_markdown, load_guide
 from grading.verdict import Report
 from grading.verify import VerifyFailure
 from sandbox.spec import Job, Limits, RunResult, RunTiming, SandboxUnavailable, Step
@@ -241,11 +242,15 @@ class TestChallenges:
         line = next(line for line in desk("challenges").stdout.splitlines() if line.startswith("spiral"))
         assert line.split()[-3:] == ["Hard", "45", "8"]
 
-    @pytest.mark.parametrize(
-        ("option", "name"), [("--brief", "brief.md"), ("--guide", "guide.md"), ("--problem", "problem.py")]
-    )
+    @pytest.mark.parametrize(("option", "name"), [("--brief", "brief.md"), ("--problem", "problem.py")])
     def test_show_gives_a_text_as_it_is(self, desk, option, name):
         assert desk("show", "spiral", option).stdout == desk.backend.challenge("spiral").text(name)
+
+    def test_show_gives_the_guide_to_read(self, desk):
+        challenge = desk.backend.challenge("spiral")
+        guide = load_guide(challenge)
+        assert guide is not None
+        assert desk("show", "spiral", "--guide").stdout == as_markdown(guide, challenge.manifest)
 
     def test_show_lists_bugs_and_bands(self, desk):
         shown = desk("show", "spiral").stdout

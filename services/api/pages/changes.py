@@ -19,6 +19,7 @@ from services.api.pages.text import still
 
 _MOST_LINES = 1000  # comparing takes up to their square, and a candidate may want it to
 _AROUND = 3  # unchanged rows kept around a change
+_NEAR = 2  # lines from where something is missing, within which adding it is nothing out of the way
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,27 @@ def _shortened(rows: list[Row]) -> Iterator[Row]:
 
 
 # --- which lines are about which bug --------------------------------------------------------
+
+
+def untouched_bugs(challenge: Challenge, source: str) -> frozenset[str]:
+    """Ids of the bugs whose own lines stand in `source` as in the problem, with nothing added where one is missing."""
+    before, after = _lines(challenge.text("problem.py")), _lines(source)
+    if len(after) > _MOST_LINES:
+        return frozenset()
+    same: set[int] = set()
+    added: set[int] = set()
+    for kind, a, a_end, _, _ in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        if kind == "equal":
+            same.update(range(a, a_end))
+        elif a == a_end:
+            added.add(a)
+    places: dict[str, list[bool]] = {}
+    for line, bugs in bug_lines(challenge).items():
+        near = range(-1 - line - _NEAR, -1 - line + _NEAR + 1)
+        kept = line in same if line >= 0 else not any(gap in added or gap not in same for gap in near)
+        for bug in bugs:
+            places.setdefault(bug.id, []).append(kept)
+    return frozenset(bug for bug, kept in places.items() if all(kept))
 
 
 def bug_lines(challenge: Challenge) -> dict[int, tuple[Bug, ...]]:

@@ -11,7 +11,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from services.api import problems
 from services.api.observe import log
-from services.api.pages import admin, assets, cohorts, gate, handed, session, shared, submissions, text
+from services.api.pages import admin, assets, cohorts, gate, handed, interview, session, shared, submissions, text
 from services.api.pages.desk import Desk, Entry, desks, operations_of
 from services.api.problems import ApiProblem
 from services.api.routing import Operation
@@ -23,6 +23,7 @@ _DESKS: tuple[Desk, ...] = (
     cohorts.desk,
     submissions.desk,
     handed.desk,
+    interview.desk,
     shared.desk,
     admin.desk,
 )
@@ -33,6 +34,8 @@ POLICY = (
 )
 _SAID = {
     "decided": ("good", "The decision is recorded."),
+    "drafted": ("good", "Your draft is kept. Nobody else sees it."),
+    "handed_in": ("good", "Your scorecard is handed in. Others see it now, and it stays as it is."),
     "noted": ("good", "The note is kept."),
     "ruled": ("good", "What you found is recorded."),
     "regraded": ("good", "It is being graded again; the earlier report stays."),

@@ -10,8 +10,8 @@ from flask import Response, current_app, redirect, render_template, request, url
 from werkzeug.wrappers import Response as AnyResponse
 
 from grading.challenge import Manifest
+from services.api.pages import cards, charts, gate, pdf, review
 from services.api.pages import changes as differences
-from services.api.pages import charts, gate, pdf, review
 from services.api.pages.cohorts import manifest_of
 from services.api.pages.desk import READERS, RECRUITERS, Desk, desks
 from services.api.pages.text import which, who
@@ -108,6 +108,8 @@ def _report_page(submission: Submission, wrong: str = "", link: str = "") -> str
         notes=store.notes(submission.id),
         decisions=store.decisions(submission.id),
         rulings=store.rulings(submission.id),
+        scorecards=cards.readable(submission.id),
+        guide=cards.guide_of(submission.challenge),
         shares=store.shares(submission.id) if role in RECRUITERS else [],
         now_us=store.now_us(),
         share_days=[days for days in _SHARE_DAYS if days * _DAY_S <= here().settings.share_link_max_s],

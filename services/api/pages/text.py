@@ -34,6 +34,12 @@ _STATES = {
 }
 _FLAGS = {"open": "open", "confirmed": "confirmed", "dismissed": "dismissed"}
 _DECISIONS = {"advance": "Advance", "hold": "Hold", "reject": "Do not advance"}
+_RECOMMENDATIONS = {
+    "strong_yes": "Strong yes",
+    "yes": "Yes",
+    "no": "No",
+    "strong_no": "Strong no",
+}
 _HOW_SURE = {
     "value": "As sure as it gets: it rests on values that only right code can produce, checked outside the sandbox.",
     "measurement": "Very sure: it was measured from outside the candidate's program.",
@@ -61,6 +67,11 @@ def flag_word(flag: str) -> str:
 def decision_word(kind: str) -> str:
     """A decision in a recruiter's words."""
     return _DECISIONS.get(kind, kind)
+
+
+def recommendation_word(kind: str) -> str:
+    """An interviewer's recommendation in words."""
+    return _RECOMMENDATIONS.get(kind, kind)
 
 
 def bug_head(bug: Bug) -> Markup:
@@ -165,6 +176,7 @@ WORDS: dict[str, Any] = {
     "state_word": state_word,
     "flag_word": flag_word,
     "decision_word": decision_word,
+    "recommendation_word": recommendation_word,
     "how_sure": how_sure,
     "code_name": code_name,
 }

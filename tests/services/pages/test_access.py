@@ -50,8 +50,11 @@ READERS = {
     "GET /submissions/<submission_id>/program",
     "GET /submissions/<submission_id>/report.pdf",
     "POST /submissions/<submission_id>/notes",
+    "GET /submissions/<submission_id>/interview",
+    "POST /submissions/<submission_id>/scorecard",
+    "GET /questions",
 }
-OUR_DESKS = ("session.", "cohort_pages.", "report_pages.", "handed.", "shared.", "admin.")
+OUR_DESKS = ("session.", "cohort_pages.", "report_pages.", "handed.", "shared.", "interview.", "admin.")
 
 
 def routes(site: Site) -> dict[str, str]:

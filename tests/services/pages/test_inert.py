@@ -78,6 +78,8 @@ def planted(site: Site) -> tuple[Site, str, str]:
     site.store.add_note(first.id, PLANTED, PLANTED, actor=rita.id)
     site.store.decide(first.id, PLANTED, "hold", PLANTED, actor=rita.id)
     site.store.rule(first.id, PLANTED, "confirmed", PLANTED, actor=rita.id)
+    words = {"method": PLANTED}
+    site.store.keep_scorecard(first.id, rita.id, PLANTED, {"method": "weak"}, words, PLANTED, "no", hand_in=True)
     return site, cohort.id, first.id
 
 
@@ -99,6 +101,8 @@ def test_no_page_runs_it(planted: tuple[Site, str, str]):
         f"/cohorts/{cohort_id}/compare?id={ids[0]}&id={ids[1]}",
         f"/submissions/{submission_id}",
         f"/submissions/{submission_id}/changes",
+        f"/submissions/{submission_id}/interview",
+        f"/questions?q={SCRIPT}",
         f"/submissions/{dead.id}",
         "/submissions",
         "/upload",

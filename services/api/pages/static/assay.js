@@ -1,4 +1,4 @@
-// What pages do with a script on top of what they do without: choosing rows, dropping files.
+// What pages do with a script on top of what they do without: choosing rows, dropping files, an interview's clock.
 "use strict";
 
 // Compare: the button tells how many are chosen and takes two to four.
@@ -42,6 +42,54 @@ function watchDrop(area) {
   field.addEventListener("change", tell);
 }
 
+// The interview's clock: phases one after the other, kept in this browser so that a reload loses nothing.
+// It speaks only when a phase's time is up or another begins.
+function watchClock(box) {
+  const name = `assay-clock-${box.dataset.clock}`;
+  const phases = Array.from(box.querySelectorAll("[data-clock-phase]"));
+  const [time, said, start] = ["time", "said", "start"].map((part) => box.querySelector(`[data-clock-${part}]`));
+  // began: when the running phase began, in ms; spent: what its earlier stretches took.
+  const fresh = () => ({ phase: 0, began: null, spent: 0, told: false });
+  let state = fresh();
+  try { state = { ...state, ...JSON.parse(localStorage.getItem(name) ?? "{}") }; } catch { state = fresh(); }
+  if (!phases[state.phase]) state = fresh();
+  const keep = () => { try { localStorage.setItem(name, JSON.stringify(state)); } catch { /* it runs on without */ } };
+  const spent = () => state.spent + (state.began === null ? 0 : Date.now() - state.began);
+  const title = (phase) => phase.childNodes[1].textContent.trim();
+  const show = () => {
+    const seconds = Math.max(0, Math.floor(spent() / 1000));
+    const late = seconds >= 60 * Number(phases[state.phase].dataset.clockPhase);
+    time.textContent = `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
+    time.classList.toggle("clock-late", late);
+    start.textContent = state.began === null ? (spent() ? "Go on" : "Start") : "Pause";
+    phases.forEach((phase, number) => {
+      phase.classList.toggle("clock-now", number === state.phase);
+      if (number === state.phase) phase.setAttribute("aria-current", "step"); else phase.removeAttribute("aria-current");
+      phase.querySelector("[data-clock-mark]").textContent = number < state.phase ? "✓" : number === state.phase ? "▸" : "·";
+    });
+    box.querySelector("[data-clock-next]").disabled = state.phase === phases.length - 1;
+    if (late && !state.told) {
+      state.told = true;
+      said.textContent = `${title(phases[state.phase])}: the time is up.`;
+      keep();
+    }
+  };
+  const act = (part, change) => box.querySelector(`[data-clock-${part}]`).addEventListener("click", () => { change(); keep(); show(); });
+  act("start", () => {
+    if (state.began === null) state.began = Date.now();
+    else { state.spent = spent(); state.began = null; }
+  });
+  act("next", () => {
+    state = { phase: state.phase + 1, began: state.began === null ? null : Date.now(), spent: 0, told: false };
+    said.textContent = `${title(phases[state.phase])} begins.`;
+  });
+  act("reset", () => { state = fresh(); said.textContent = "The clock is set back."; });
+  box.hidden = false;
+  show();
+  setInterval(show, 1000);
+}
+
+document.querySelectorAll("[data-clock]").forEach(watchClock);
 document.querySelectorAll("form[data-choice]").forEach(watchChoice);
 document.querySelectorAll("[data-drop]").forEach(watchDrop);
 // Filters that are chosen from a list apply at once; the button stays for those without a script.
