@@ -5,6 +5,7 @@ Both themes and both widths of every page. Chromium comes from infra/dev/service
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import threading
@@ -36,26 +37,39 @@ _RULES = {
 }
 
 
-@pytest.fixture
-def address(make_site: Any) -> Iterator[tuple[Site, str]]:
+@contextlib.contextmanager
+def serving(site: Site) -> Iterator[str]:
     """The site at a port of the loopback."""
-    site = make_site()
     server = make_server("127.0.0.1", 0, site.app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield site, f"http://127.0.0.1:{server.server_port}"
+    yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     thread.join()
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
+@pytest.fixture
+def address(make_site: Any) -> Iterator[tuple[Site, str]]:
+    site = make_site()
+    with serving(site) as base:
+        yield site, base
+
+
+@contextlib.contextmanager
+def launched() -> Iterator[Browser]:
+    """Debian's Chromium."""
     program = shutil.which("chromium")
     assert program, "install chromium (infra/dev/services.sh)"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=_FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with launched() as browser:
+        yield browser
 
 
 class Visit:
@@ -89,8 +103,8 @@ class Visit:
         return self.page
 
 
-def pages(site: Site) -> list[str]:
-    """Every page that can be read, in all of its states."""
+def pages(site: Site) -> dict[str, str]:
+    """The address of every page that can be read, in all of its states, by a short name."""
     ids, cohort = site.seeded.submission_ids, site.seeded.cohort_id
     running = next(one.id for one in site.store.list_cohorts().items if one.state == "running")
     empty = site.store.create_cohort("Nobody yet", "spiral", actor="test")
@@ -98,36 +112,35 @@ def pages(site: Site) -> list[str]:
     _, token = site.store.create_share(ids[4], "Rita", 3600, blind=False, actor="test")
     erased = site.store.list_submissions(limit=1).items[0]
     site.store.erase(erased.id)
-    return [
-        "/cohorts",
-        f"/cohorts/{cohort}",
-        f"/cohorts/{cohort}?q=nobody-of-this-name",
-        f"/cohorts/{running}",
-        f"/cohorts/{empty.id}",
-        f"/cohorts/{cohort}/compare?id={ids[0]}&id={ids[1]}&id={ids[4]}",
-        f"/cohorts/{cohort}/changes",
-        f"/submissions/{ids[4]}",
-        f"/submissions/{ids[4]}/changes",
-        f"/submissions/{site.seeded.flagged_id}",
-        f"/submissions/{site.seeded.dead_id}",
-        f"/submissions/{site.seeded.invalid_id}",
-        f"/submissions/{erased.id}",
-        f"/submissions/{ids[1]}/interview",
-        f"/submissions/{ids[2]}/interview",
-        f"/submissions/{site.seeded.dead_id}/interview",
-        "/questions",
-        f"/shared/{token}",
-        "/submissions",
-        "/upload",
-        "/account",
-        "/admin",
-        "/admin/dead",
-        "/admin/users",
-        "/admin/keys",
-        "/admin/webhooks",
-        f"/admin/messages/{message.id}",
-        "/admin/audit",
-    ]
+    return {
+        "cohorts": "/cohorts",
+        "cohort": f"/cohorts/{cohort}",
+        "cohort-nothing-found": f"/cohorts/{cohort}?q=nobody-of-this-name",
+        "cohort-running": f"/cohorts/{running}",
+        "cohort-empty": f"/cohorts/{empty.id}",
+        "compare": f"/cohorts/{cohort}/compare?id={ids[0]}&id={ids[1]}&id={ids[4]}",
+        "regrade-changes": f"/cohorts/{cohort}/changes",
+        "report": f"/submissions/{ids[4]}",
+        "program-changes": f"/submissions/{ids[4]}/changes",
+        "report-flagged": f"/submissions/{site.seeded.flagged_id}",
+        "report-dead": f"/submissions/{site.seeded.dead_id}",
+        "report-not-gradable": f"/submissions/{site.seeded.invalid_id}",
+        "report-erased": f"/submissions/{erased.id}",
+        "interview": f"/submissions/{ids[1]}/interview",
+        "interview-without-verdicts": f"/submissions/{site.seeded.dead_id}/interview",
+        "questions": "/questions",
+        "shared-report": f"/shared/{token}",
+        "submissions": "/submissions",
+        "upload": "/upload",
+        "account": "/account",
+        "admin": "/admin",
+        "admin-dead": "/admin/dead",
+        "admin-users": "/admin/users",
+        "admin-keys": "/admin/keys",
+        "admin-webhooks": "/admin/webhooks",
+        "admin-message": f"/admin/messages/{message.id}",
+        "admin-audit": "/admin/audit",
+    }
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -143,7 +156,7 @@ def test_every_page_is_accessible_and_within_the_policy(
     visit.open("/sign-in")
     found = {"/sign-in": _violations(visit.page)}
     visit.sign_in("admin")
-    for path in pages(site):
+    for path in pages(site).values():
         page = visit.open(path)
         page.evaluate("document.querySelectorAll('details').forEach((one) => one.open = true)")
         found[path] = _violations(page)
@@ -218,6 +231,37 @@ def test_files_are_dropped_and_graded_into_a_cohort(address: tuple[Site, str], c
     page.click("main button:has-text('Upload')")
     page.wait_for_url("**/cohorts/coh_*")
     assert "2 waiting" in page.inner_text("#progress")
+    context.close()
+    assert visit.complaints == []
+
+
+def test_the_interviews_clock_goes_on_over_a_reload_and_says_when_time_is_up(
+    address: tuple[Site, str], chromium: Browser
+):
+    site, base = address
+    context = chromium.new_context(viewport={"width": 1440, "height": 900}, locale="en-US")
+    visit = Visit(context, base).sign_in("interviewer")
+    visit.page.clock.install()
+    path = f"/submissions/{site.seeded.submission_ids[1]}/interview"
+    page = visit.open(path)
+    said = page.locator("[data-clock-said]")
+    page.click("[data-clock-start]")
+    page.clock.run_for(61_000)
+    assert page.inner_text("[data-clock-time]") in ("1:00", "1:01")
+    page = visit.open(path)
+    page.clock.run_for(9 * 60_000)
+    assert said.text_content() == "Read and understand: the time is up."
+    page.click("[data-clock-next]")
+    assert said.text_content() == "Find and mend begins."
+    assert page.inner_text("[aria-current=step]").startswith("▸ Find and mend")
+    page.click("[data-clock-start]")  # pause
+    page.clock.run_for(60_000)
+    assert page.inner_text("[data-clock-time]") == "0:00" and page.inner_text("[data-clock-start]") in (
+        "Go on",
+        "Start",
+    )
+    page.click("[data-clock-reset]")
+    assert page.inner_text("[aria-current=step]").startswith("▸ Read and understand")
     context.close()
     assert visit.complaints == []
 
