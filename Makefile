@@ -12,7 +12,7 @@ bin := .venv/bin
 PYTEST_FLAGS ?=
 
 .NOTPARALLEL:
-.PHONY: help demo test check venv venv-dev engine engine-stop image image-here lint types imports \
+.PHONY: help demo test check venv venv-dev engine engine-stop image image-here screens lint types imports \
 	fast-tests all-tests fmt lock clean serve chaos chaos-here \
 	compose service-images service-images-here up down
 
@@ -104,6 +104,10 @@ fast-tests: ## Tests that need no Docker Engine, no database server and little t
 all-tests:
 	@echo "== All tests"
 	@$(bin)/pytest $(PYTEST_FLAGS)
+
+screens: venv-dev ## Pictures of every page of the dashboard, into docs/screens (needs Chromium)
+	@infra/dev/services.sh --browser
+	@$(bin)/python -m tests.services.pages.screens docs/screens
 
 fmt: venv-dev ## Format the code and mend what Ruff can mend
 	@$(bin)/ruff format

@@ -78,13 +78,38 @@ class CohortPart(Part):
                 yield CohortRow(submission, known[-1][1] if known else None)
 
     def cohort_diff(self, cohort_id: str) -> list[CohortDiff]:
-        """The newest report of each submission beside the one before it, where it has two."""
-        return [
-            _difference(submission, *reports[submission.id][-2:])
-            for submissions, reports in self._parts(cohort_id)
-            for submission in submissions
-            if len(reports.get(submission.id, ())) > 1
-        ]
+        """The newest report of each submission beside the one before it, where it has two.
+
+        Reports are opened only where their short facts differ, so a regrade that changed little costs little.
+        """
+        facts = (ReportRow.verdicts, ReportRow.provisional, ReportRow.challenge_digest)
+        short = (
+            select(ReportRow.submission_id, ReportRow.generation, ReportRow.fixed, *facts)
+            .join(SubmissionRow, SubmissionRow.id == ReportRow.submission_id)
+            .where(SubmissionRow.cohort_id == cohort_id, ReportRow.report.is_not(None))
+            .order_by(ReportRow.submission_id, ReportRow.generation)
+        )
+        last: dict[str, list[Any]] = {}
+        with self._database.read() as session:
+            for row in session.execute(short):
+                last[row.submission_id] = [*last.get(row.submission_id, ())[-1:], row]
+        pairs = {name: (rows[0], rows[1]) for name, rows in last.items() if len(rows) == 2}
+        names = sorted(pairs)
+        parts = [names[start : start + _BATCH] for start in range(0, len(names), _BATCH)]
+        return [diff for part in parts for diff in self._differences(part, pairs)]
+
+    def _differences(self, ids: Sequence[str], pairs: Mapping[str, tuple[Any, Any]]) -> Iterator[CohortDiff]:
+        alike = {name for name in ids if pairs[name][0].verdicts and pairs[name][0][3:] == pairs[name][1][3:]}
+        with self._database.read() as session:
+            found = select(SubmissionRow).where(SubmissionRow.id.in_(ids)).order_by(SubmissionRow.id)
+            submissions = [machine.record(row) for row in session.scalars(found)]
+            alike = {one.id for one in submissions if one.id in alike and one.rating is not None}
+            reports = _reports(session, [name for name in ids if name not in alike])
+        for submission in submissions:
+            if submission.id in alike:
+                yield _no_difference(submission, *pairs[submission.id])
+            elif len(reports.get(submission.id, ())) > 1:
+                yield _difference(submission, *reports[submission.id][-2:])
 
     def _parts(
         self, cohort_id: str
@@ -148,6 +173,21 @@ def _reports(session: Session, submission_ids: Sequence[str]) -> dict[str, list[
     for submission_id, generation, text in session.execute(found):
         reports.setdefault(submission_id, []).append((generation, json.loads(text or "{}")))
     return reports
+
+
+def _no_difference(submission: Submission, before: Any, after: Any) -> CohortDiff:
+    return CohortDiff(
+        submission_id=submission.id,
+        file_name=submission.file_name,
+        candidate=submission.candidate,
+        before_generation=before.generation,
+        after_generation=after.generation,
+        before_rating=submission.rating,
+        after_rating=submission.rating,
+        before_fixed=before.fixed,
+        after_fixed=after.fixed,
+        changes=(),
+    )
 
 
 def _difference(

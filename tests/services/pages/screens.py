@@ -15,7 +15,8 @@ from PIL import Image
 
 from tests.services.pages import seed
 from tests.services.pages.conftest import Site
-from tests.services.pages.test_browser import Visit, launched, pages, serving
+from tests.services.pages.test_browser import Visit, launched, serving
+from tests.services.pages.tour import pages
 
 _LOOKS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("wide", {"viewport": {"width": 1440, "height": 900}, "color_scheme": "light"}),

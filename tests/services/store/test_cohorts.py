@@ -84,6 +84,13 @@ def test_a_regrade_shows_what_reads_differently(store: Store, grade: Grade) -> N
     assert (first.submission_id, first.before_fixed, first.after_fixed) == (made[0].id, 2, None)
     assert [(change.number, change.before, change.after) for change in first.changes] == [(1, "fixed", None)]
     assert (second.before_generation, second.after_generation, second.changes) == (0, 1, ())
+    same = store.submission(made[1].id)
+    assert same is not None and same.rating is not None
+    assert (second.before_rating, second.after_rating) == (same.rating, same.rating)
+    assert (second.before_fixed, second.after_fixed) == (2, 2)
+    # Once it waits for a third grade it has no rating of its own; the two reports still compare as before.
+    store.regrade_cohort(cohort.id, actor="key_1")
+    assert store.cohort_diff(cohort.id) == [first, second]
 
 
 def test_a_cancelled_cohort_takes_nothing_more(store: Store, grade: Grade, make_report: Callable[..., Report]) -> None:
