@@ -74,7 +74,10 @@ def list_users(backend: Backend, as_json: bool) -> None:
 def disable(backend: Backend, email: str) -> None:
     """Let a user in no more; their sessions end at once, what they wrote stays."""
     with known_store(backend.settings) as store:
-        user = store.disable_user(_find(store, email).id, actor=_ACTOR)
+        try:
+            user = store.disable_user(_find(store, email).id, actor=_ACTOR)
+        except Conflict as error:
+            raise Trouble(str(error), "Make another one first: `assay users create … --role admin`.") from error
     click.echo(f"{user.email} is disabled", err=True)
 
 

@@ -130,6 +130,7 @@ class PeoplePart(Part):
         if role not in ROLES:
             raise ValueError(f"roles are {', '.join(ROLES)}")
         with self._database.write() as session:
+            _hold_admins(session)
             row = _user_row(session, user_id)
             if row.role == "admin" and role != "admin":
                 _keep_an_admin(session, row)
@@ -151,6 +152,7 @@ class PeoplePart(Part):
         """Let a user in no more and end all sessions. Raises NotFound, Conflict for the last admin."""
         with self._database.write() as session:
             now_us = self._clock()
+            _hold_admins(session)
             row = _user_row(session, user_id)
             if row.disabled_us is None:
                 _keep_an_admin(session, row)
@@ -175,7 +177,7 @@ class PeoplePart(Part):
         """
         with self._database.read() as session:
             row = session.scalar(select(UserRow).where(UserRow.email == email.strip().casefold()))
-        known = row.password_hash if row is not None else _nobodystoken_hash()
+        known = row.password_hash if row is not None else _nobodys_hash()
         right = len(password) <= LONGEST_PASSWORD and _matches(known, password)
         if row is None:
             return None
@@ -260,7 +262,7 @@ def _hashed(password: str) -> str:
 
 
 @functools.cache
-def _nobodystoken_hash() -> str:
+def _nobodys_hash() -> str:
     """Verified where there is no such user, so that guessing names takes as long as guessing passwords."""
     return _hasher.hash(secrets.token_urlsafe(_TOKEN_BYTES))
 
@@ -282,6 +284,11 @@ def _user_row(session: Session, user_id: Any) -> UserRow:
     if row is None:
         raise NotFound(f"there is no user {user_id}")
     return row
+
+
+def _hold_admins(session: Session) -> None:
+    """Let nobody else take away an administrator meanwhile: two could each find the other still there."""
+    session.execute(select(UserRow.id).where(UserRow.role == "admin").order_by(UserRow.id).with_for_update())
 
 
 def _keep_an_admin(session: Session, row: UserRow) -> None:

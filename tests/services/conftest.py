@@ -193,9 +193,9 @@ class Desk:
     def __init__(self, backend: FakeBackend, folder: Path) -> None:
         self.backend, self.folder = backend, folder
 
-    def __call__(self, *arguments: str | Path) -> Result:
+    def __call__(self, *arguments: str | Path, stdin: str | None = None) -> Result:
         """Run `assay` with these arguments."""
-        return CliRunner().invoke(main, [str(a) for a in arguments], obj=self.backend)
+        return CliRunner().invoke(main, [str(a) for a in arguments], input=stdin, obj=self.backend)
 
     def write(self, name: str, content: bytes = b"fixed=3") -> Path:
         """Put a file into the folder."""

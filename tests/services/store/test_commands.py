@@ -83,3 +83,38 @@ def test_a_missing_schema_is_named(assay: Assay) -> None:
     for words in (("keys", "list"), ("audit", "verify"), ("audit", "log")):
         refused = assay(*words)
         assert refused.exit_code == 4 and "assay db upgrade" in refused.stderr
+
+
+def test_people_are_let_in_and_out(assay: Assay, url: str) -> None:
+    assay("db", "upgrade")
+    made = assay("users", "create", "Ada@example.org", "--role", "admin", "--name", "Ada\x1b[2J")
+    password = made.stdout.strip()
+    assert made.exit_code == 0 and len(password) >= 12 and password not in made.stderr
+
+    def signs_in(with_password: str, email: str = "ada@example.org") -> bool:
+        with contextlib.closing(Store.open(url)) as store:
+            return store.check_password(email, with_password, attempts=9, lock_s=9) is not None
+
+    assert signs_in(password)
+    taken = assay("users", "create", "ada@example.org", "--role", "recruiter")
+    assert taken.exit_code == 2 and "already" in taken.stderr and not taken.stdout
+    short = assay("users", "create", "bob@example.org", "--role", "recruiter", "--password-stdin", stdin="short\n")
+    assert short.exit_code == 2 and "12 to 256" in short.stderr
+    own = assay("users", "create", "bob@example.org", "--role", "admin", "--password-stdin", stdin="my own password\n")
+    assert own.exit_code == 0 and not own.stdout and signs_in("my own password", "bob@example.org")
+    listed = assay("users", "list")
+    assert "ada@example.org" in listed.stdout and "\x1b" not in listed.stdout
+    renewed = assay("users", "password", "ada@example.org").stdout.strip()
+    assert signs_in(renewed) and not signs_in(password)
+    assert assay("users", "disable", "ada@example.org").exit_code == 0 and not signs_in(renewed)
+    ada, _ = json.loads(assay("users", "list", "--json").stdout)
+    assert (ada["role"], ada["state"]) == ("admin", "disabled")
+    assert assay("users", "enable", "ada@example.org").exit_code == 0 and signs_in(renewed)
+    assert assay("users", "disable", "nobody@example.org").exit_code == 2
+
+
+def test_the_last_administrator_is_not_disabled(assay: Assay) -> None:
+    assay("db", "upgrade")
+    assay("users", "create", "ada@example.org", "--role", "admin")
+    refused = assay("users", "disable", "ada@example.org")
+    assert refused.exit_code == 2 and "last administrator" in refused.stderr

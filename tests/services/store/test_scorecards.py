@@ -14,11 +14,6 @@ Submit = Callable[..., Submission]
 _numbers = itertools.count()
 
 
-@pytest.fixture
-def store(open_store: Callable[..., Store]) -> Store:
-    return open_store()
-
-
 def somebody(store: Store) -> User:
     return store.create_user(f"ada{next(_numbers)}@example.org", "Ada", "interviewer", "a long password")
 
