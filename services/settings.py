@@ -463,6 +463,9 @@ def markdown(settings: Iterable[Row] | None = None) -> str:
         "Every setting is one environment variable. The `ASSAY_LIMIT_…` ones show what holds where neither",
         "the operator nor the challenge says otherwise; one that is set wins over the challenge's.",
         "",
+        "`ASSAY_SECRETS_DIR` may name a folder with files called like the variables in lower case, such as",
+        "`assay_database_url`: for secrets that should not stand in the environment, which wins over them.",
+        "",
         "| variable | default | what it does |",
         "|---|---|---|",
     ]
