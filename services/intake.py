@@ -13,10 +13,11 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 _SKIPPED_FOLDERS = frozenset({"__pycache__", "__MACOSX", "node_modules", "venv", "site-packages"})
+_TOOL_FOLDERS = frozenset({".git", ".hg", ".svn", ".venv", ".idea", ".vscode", ".ipynb_checkpoints", ".pytest_cache"})
 _APPLE_DOUBLE = "._"  # resource forks that macOS leaves beside each file
 _CHUNK_BYTES = 1 << 16
 
@@ -64,6 +65,8 @@ class Collection:
 
     items: tuple[Item, ...]
     refused: tuple[tuple[str, str], ...]
+    passed_over: tuple[str, ...] = ()  # members of zips that are no programs
+    unpacked_bytes: int = 0  # of zips
 
 
 @dataclass(frozen=True)
@@ -135,9 +138,10 @@ def collect(paths: Sequence[Path], limits: IntakeLimits) -> Collection:
     """
     found: dict[str, _Found] = {}
     refused: list[tuple[str, str]] = []
+    unpacked = _Unpacked(limits.archive_uncompressed_bytes)
     for path in paths:
         try:
-            for identity, item in _expand(path, limits, refused):
+            for identity, item in _expand(path, limits, refused, unpacked):
                 found.setdefault(identity, item)
                 if len(found) > limits.files:
                     raise Refused(f"more than {limits.files:,} submissions in one batch")
@@ -145,7 +149,7 @@ def collect(paths: Sequence[Path], limits: IntakeLimits) -> Collection:
             refused.append((printable_name(str(path)), str(error)))
     names = distinct_names([item.names for item in found.values()])
     items = (Item(name, item.load) for name, item in zip(names, found.values(), strict=True))
-    return Collection(tuple(items), tuple(refused))
+    return Collection(tuple(items), tuple(refused), tuple(unpacked.passed_over), unpacked.used_bytes)
 
 
 def distinct_names(candidates: Sequence[tuple[str, ...]]) -> list[str]:
@@ -164,22 +168,26 @@ def distinct_names(candidates: Sequence[tuple[str, ...]]) -> list[str]:
 def _number_the_rest(names: list[str]) -> list[str]:
     taken = set(names)
     seen: set[str] = set()
+    following: dict[str, int] = {}  # each name counts on from where it was: ten thousand may be alike
     result = []
     for name in names:
-        unique, number = name, 2
+        unique, number = name, following.get(name, 2)
         while unique in seen or (unique != name and unique in taken):
             unique, number = f"{name} ({number})", number + 1
+        following[name] = number
         seen.add(unique)
         result.append(unique)
     return result
 
 
-def _expand(path: Path, limits: IntakeLimits, refused: list[tuple[str, str]]) -> Iterator[tuple[str, _Found]]:
+def _expand(
+    path: Path, limits: IntakeLimits, refused: list[tuple[str, str]], unpacked: _Unpacked
+) -> Iterator[tuple[str, _Found]]:
     """The submissions of one path of the command line, each with what tells it from the others."""
     if path.is_dir():
         yield from _folder(path, limits, refused)
     elif path.name.casefold().endswith(".zip") and not path.is_symlink():
-        yield from list(_archive(path, limits))  # all of it or, where it is refused, nothing
+        yield from list(_archive(path, limits, unpacked))  # all of it or, where it is refused, nothing
     else:
         yield _identity(path), _file(path, path.parent, limits)
 
@@ -225,10 +233,30 @@ class _RefusedArchive(Exception):
     """This archive is left alone; the batch goes on."""
 
 
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
+@dataclass
+class _Unpacked:
+    """What all zips of a batch together have taken."""
+
+    most_bytes: int
+    used_bytes: int = 0
+    passed_over: list[str] = field(default_factory=list)
 
 
-def _archive(path: Path, limits: IntakeLimits) -> Iterator[tuple[str, _Found]]:
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+    OSError,
+    ValueError,
+)
+# Python bounds what a read of a member unpacks for these two alone.
+_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+def _archive(path: Path, limits: IntakeLimits, unpacked: _Unpacked) -> Iterator[tuple[str, _Found]]:
     """The `.py` members of a zip, read into memory; nothing is unpacked to disk.
 
     Raises:
@@ -240,26 +268,31 @@ def _archive(path: Path, limits: IntakeLimits) -> Iterator[tuple[str, _Found]]:
         if os.path.getsize(path) > limits.archive_bytes:
             raise _RefusedArchive(f"larger than {limits.archive_bytes:,} bytes")
         with zipfile.ZipFile(path) as archive:
-            yield from _members(archive, path, limits)
+            yield from _members(archive, path, limits, unpacked)
     except UnusableFile as error:
         raise _RefusedArchive(str(error)) from error
     except _DAMAGED as error:
         raise _RefusedArchive(f"not a zip that can be read: {error}") from error
 
 
-def _members(archive: zipfile.ZipFile, path: Path, limits: IntakeLimits) -> Iterator[tuple[str, _Found]]:
+def _members(
+    archive: zipfile.ZipFile, path: Path, limits: IntakeLimits, unpacked: _Unpacked
+) -> Iterator[tuple[str, _Found]]:
     entries = archive.infolist()
     if len(entries) > limits.archive_entries:
         raise _RefusedArchive(f"{len(entries):,} members, and at most {limits.archive_entries:,} are taken")
     for entry in entries:
         _require_harmless(entry)
-    left = limits.archive_uncompressed_bytes
     for index, entry in enumerate(entries):
-        if entry.is_dir() or not _is_wanted_member(entry.filename):
+        if entry.is_dir():
+            continue
+        if not _is_wanted_member(entry.filename):
+            if not _is_litter(entry.filename):
+                unpacked.passed_over.append(printable_name(entry.filename))
             continue
         load, used = _read_member(archive, entry, limits.submission_bytes)
-        left -= used
-        if left < 0:
+        unpacked.used_bytes += used
+        if unpacked.used_bytes > unpacked.most_bytes:
             raise _RefusedArchive(f"unpacks to more than {limits.archive_uncompressed_bytes:,} bytes")
         yield f"{_identity(path)}\0{index}", _Found(_names(path.name, entry.filename), load)
 
@@ -275,12 +308,20 @@ def _require_harmless(entry: zipfile.ZipInfo) -> None:
         raise _RefusedArchive(f"the member {shown!r} is a symbolic link")
     if entry.flag_bits & 0x1:
         raise _RefusedArchive("encrypted; unpack it and give the folder")
+    if entry.compress_type not in _PACKINGS and not entry.is_dir():
+        raise _RefusedArchive(f"the member {shown!r} is packed in a way that is not read here; make a plain zip")
 
 
 def _is_wanted_member(name: str) -> bool:
     *folders, base = name.split("/")
     skipped = any(folder.startswith(".") or folder in _SKIPPED_FOLDERS for folder in folders)
     return _is_submission(base) and not skipped
+
+
+def _is_litter(name: str) -> bool:
+    """What operating systems and editors leave beside files; nobody handed it in."""
+    *folders, base = name.split("/")
+    return base.startswith(".") or any(folder in _SKIPPED_FOLDERS | _TOOL_FOLDERS for folder in folders)
 
 
 def _read_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, max_bytes: int) -> tuple[Callable[[], bytes], int]:

@@ -7,13 +7,14 @@ zip is opened. Names are never used as paths: a zip is kept under a name of ours
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import struct
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from flask import request
 from pydantic import ValidationError
@@ -41,6 +42,7 @@ ZIP = ("application/zip", "application/x-zip-compressed")
 LINES = ("application/x-ndjson", "application/jsonl")
 _DEFAULT_NAME = "submission.py"
 _LONGEST_NAME = 200
+_CHUNK_BYTES = 1 << 16
 _BINARY = {"type": "string", "format": "binary"}
 
 ONE_FORM = Media(
@@ -90,6 +92,7 @@ class Batch:
 
     programs: list[Program] = field(default_factory=list)
     refused: list[RefusedFile] = field(default_factory=list)
+    unpacked_bytes: int = 0  # of zips: what one request may unpack is bounded over all of them
 
     def named_apart(self) -> Batch:
         """The same with names that differ, so that rows of an export do."""
@@ -201,7 +204,12 @@ def _from_bare_body() -> Batch:
     if request.mimetype in ZIP:
         return _from_zip(request.stream)
     if request.mimetype in LINES:
-        return _from_lines(request.stream).named_apart()
+        # Werkzeug's own stream, a RawIOBase, reads a line byte by byte.
+        lines: Any = io.BufferedReader(cast(Any, request.stream), _CHUNK_BYTES)
+        try:
+            return _from_lines(lines).named_apart()
+        finally:
+            lines.detach()
     kinds = ", ".join((JSON, FORM, ZIP[0], LINES[0]))
     raise ApiProblem(415, f"Send one of {kinds}.", "media-type")
 
@@ -235,7 +243,7 @@ def _take_file(batch: Batch, file: FileStorage) -> None:
     shown = _clean_name(file.filename)
     kind = shown.casefold().rpartition(".")[2]
     if kind == "zip":
-        found = _from_zip(file.stream)
+        found = _from_zip(file.stream, batch.unpacked_bytes)
     elif kind in ("jsonl", "ndjson"):
         found = _from_lines(file.stream)
     elif kind == "py":
@@ -245,6 +253,7 @@ def _take_file(batch: Batch, file: FileStorage) -> None:
         found = Batch(refused=[RefusedFile(name=shown, reason="neither .py nor .zip nor .jsonl")])
     batch.programs += found.programs
     batch.refused += found.refused
+    batch.unpacked_bytes += found.unpacked_bytes
     _bounded(batch)
 
 
@@ -291,15 +300,15 @@ def _lines(stream: IO[bytes], longest: int) -> Iterator[bytes]:
 # --- zips ------------------------------------------------------------------------------
 
 
-def _from_zip(stream: IO[bytes]) -> Batch:
-    """The `.py` members of a zip."""
+def _from_zip(stream: IO[bytes], unpacked_bytes: int = 0) -> Batch:
+    """The `.py` members of a zip; `unpacked_bytes` of what one request may unpack are used already."""
     settings = here().settings
     limits = IntakeLimits(
         submission_bytes=settings.max_submission_bytes,
         files=settings.max_batch_files,
         archive_bytes=min(settings.max_archive_bytes, settings.api_max_request_bytes),
         archive_entries=settings.max_archive_entries,
-        archive_uncompressed_bytes=settings.max_archive_uncompressed_bytes,
+        archive_uncompressed_bytes=max(0, settings.max_archive_uncompressed_bytes - unpacked_bytes),
     )
     with tempfile.TemporaryDirectory(prefix="assay-upload-") as folder:
         path = Path(folder, "upload.zip")
@@ -311,7 +320,8 @@ def _from_zip(stream: IO[bytes]) -> Batch:
             raise ApiProblem(422, f"The zip is refused: {refused}.", "too-many") from None
         if found.refused:
             raise ApiProblem(422, f"The zip is refused: {found.refused[0][1]}.", "archive-refused")
-        batch = Batch()
+        batch = Batch(unpacked_bytes=found.unpacked_bytes)
+        batch.refused += _passed_over(found.passed_over)
         for item in found.items:
             try:
                 batch.programs.append(Program(_clean_name(item.name, folders=True), item.load()))
@@ -320,18 +330,31 @@ def _from_zip(stream: IO[bytes]) -> Batch:
     return batch
 
 
+def _passed_over(names: tuple[str, ...]) -> list[RefusedFile]:
+    """So that a program under a wrong name is missed by whoever sent it, not by nobody."""
+    told = [
+        RefusedFile(name=_clean_name(name, folders=True), reason="not a .py file") for name in names[:_MOST_PASSED_OVER]
+    ]
+    if len(names) > _MOST_PASSED_OVER:
+        more = f"and {len(names) - _MOST_PASSED_OVER:,} more"
+        told.append(RefusedFile(name=more, reason="no .py files"))
+    return told
+
+
 def _copy(stream: IO[bytes], path: Path, most: int) -> None:
     left = most
     with open(path, "xb") as file:
-        while chunk := stream.read(1 << 16):
+        while chunk := stream.read(_CHUNK_BYTES):
             left -= len(chunk)
             if left < 0:
                 raise ApiProblem(413, f"A zip has at most {most:,} bytes.", "too-large")
             file.write(chunk)
 
 
+_MOST_PASSED_OVER = 100
 _END = struct.Struct("<4s4H2LH")  # signature, disks, entries, entries, size and place of the directory, comment
 _END_SIGNATURE = b"PK\x05\x06"
+_LOCATOR_BYTES, _LOCATOR_SIGNATURE = 20, b"PK\x06\x07"  # of a ZIP64 end, which Python believes before the other
 
 
 def _require_small_directory(path: Path, most: int) -> None:
@@ -341,13 +364,14 @@ def _require_small_directory(path: Path, most: int) -> None:
     """
     size = path.stat().st_size
     with open(path, "rb") as file:
-        file.seek(max(0, size - _END.size - 0xFFFF))
+        file.seek(max(0, size - _END.size - 0xFFFF - _LOCATOR_BYTES))
         tail = file.read()
     at = tail.rfind(_END_SIGNATURE)
     if at < 0 or at + _END.size > len(tail):
         raise ApiProblem(422, "This is not a zip that can be read.", "archive-refused")
     entries, directory_bytes = _END.unpack_from(tail, at)[4:6]
-    if directory_bytes > most or entries == 0xFFFF:
+    hidden = tail[max(0, at - _LOCATOR_BYTES) : at].startswith(_LOCATOR_SIGNATURE)
+    if directory_bytes > most or entries == 0xFFFF or hidden:
         raise ApiProblem(422, "The zip is refused: it has too many members.", "archive-refused")
 
 

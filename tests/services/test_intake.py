@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import time
+import tracemalloc
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -116,6 +118,16 @@ class TestNames:
 
 
 class TestFolders:
+    def test_ten_thousand_of_one_name_are_counted_through_once(self):
+        began = time.process_time()
+        names = distinct_names([("a.py",)] * 10_000)
+        assert len(set(names)) == 10_000 and names[:3] == ["a.py", "a.py (2)", "a.py (3)"]
+        assert time.process_time() - began < 5  # counting each from the start took 14 s; no figure of speed
+
+    def test_numbers_that_stand_already_are_stepped_over(self):
+        names = distinct_names([("a",), ("a (2)",), ("a",), ("a (3)",), ("a",)])
+        assert names == ["a", "a (2)", "a (4)", "a (3)", "a (5)"]
+
     def test_python_files_of_any_name_are_taken(self, folder):
         put(folder, "in/Anna Smith (final) v2.py", "in/ünïcode.PY", "in/.hidden.py", "in/notes.txt", "in/py")
         assert names("in") == [".hidden.py", "Anna Smith (final) v2.py", "ünïcode.PY"]
@@ -200,8 +212,29 @@ class TestZips:
                 ("z.zip", b"5"),
             ],
         )
-        [item] = collect([Path("in.zip")], LIMITS).items
+        collection = collect([Path("in.zip")], LIMITS)
+        [item] = collection.items
         assert (item.name, item.load()) == ("x.py", b"1")
+        assert collection.passed_over == ("b.txt", "z.zip")  # what somebody may have meant to hand in
+
+    @pytest.mark.parametrize("packing", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+    def test_packings_that_unpack_without_a_bound_are_refused(self, folder, packing):
+        path = folder / "bomb.zip"
+        with zipfile.ZipFile(path, "w", packing) as archive, archive.open("a.py", "w") as member:
+            for _ in range(64):
+                member.write(bytes(1 << 20))
+        tracemalloc.start()
+        assert "packed in a way" in why_refused(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 4 << 20
+
+    def test_zips_share_what_a_batch_may_unpack(self, folder):
+        for name in "abc":
+            make_zip(folder / f"{name}.zip", [(f"{n}.py", bytes(900)) for n in range(2)])
+        collection = collect([folder / f"{name}.zip" for name in "abc"], LIMITS)
+        assert (len(collection.items), collection.unpacked_bytes) == (4, 5400)
+        assert [words for _, words in collection.refused] == ["unpacks to more than 5,000 bytes"]
 
     @pytest.mark.parametrize(
         ("member", "words"),

@@ -247,6 +247,47 @@ class TestZips:
         assert len(bomb) < 20_000
         self.refused(api, bomb, "unpacks to more than")
 
+    def test_bombs_in_many_zips_of_one_request(self, make_api: Any):
+        api = make_api(max_archive_uncompressed_bytes=3 << 20)
+        files = [(a_zip({f"{n}.py": b"#" * (1 << 20) for n in range(2)}), f"{z}.zip") for z in range(2)]
+        body = problem(
+            api("POST", "/cohorts", data={"name": "x", "challenge": "spiral", "files": files}), 422, "archive-refused"
+        )
+        assert "unpacks to more than" in body["detail"]
+
+    def test_a_second_end_that_python_would_believe(self, api: Api, monkeypatch: pytest.MonkeyPatch):
+        """A ZIP64 end before the ordinary one, which claims a single small entry."""
+        data = bytearray(a_zip({f"{n}.py": "x" for n in range(50)}).getvalue())
+        at = data.rindex(b"PK\x05\x06")
+        size, place = struct.unpack_from("<2L", data, at + 12)
+        end64 = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 50, 50, size, place)
+        locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, at, 1)
+        struct.pack_into("<2H2L", data, at + 8, 1, 1, 47, place)
+        crafted = bytes(data[:at]) + end64 + locator + bytes(data[at:])
+        with zipfile.ZipFile(io.BytesIO(crafted)) as archive:
+            assert len(archive.namelist()) == 50
+        monkeypatch.setattr(zipfile, "ZipFile", None)  # it is not even opened
+        self.refused(api, crafted, "too many members")
+
+    def test_members_that_are_no_programs_are_told(self, api: Api):
+        given = {
+            "a.py": "x",
+            "bob.py.txt": "x",
+            "carol.ipynb": "{}",
+            "dave.zip": "",
+            "__MACOSX/._a.py": "",
+            ".DS_Store": "",
+        }
+        body = api(
+            "POST", "/cohorts?name=x&challenge=spiral", data=a_zip(given).getvalue(), content_type="application/zip"
+        )
+        assert [one["name"] for one in body.json["refused"]] == ["bob.py.txt", "carol.ipynb", "dave.zip"]
+        lots = {"a.py": "x", **{f"{n}.png": "" for n in range(150)}}
+        body = api(
+            "POST", "/cohorts?name=x&challenge=spiral", data=a_zip(lots).getvalue(), content_type="application/zip"
+        )
+        assert len(body.json["refused"]) == 101 and body.json["refused"][-1]["name"] == "and 50 more"
+
     def test_a_bomb_in_one_member_is_left_out_and_memory_stays_flat(self, api: Api):
         bomb = a_zip({"bomb.py": b"#" * (200 << 20), "good.py": "fixed=1"}).getvalue()
         tracemalloc.start()

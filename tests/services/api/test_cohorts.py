@@ -41,7 +41,7 @@ class TestIn:
         body = response.json
         assert response.headers["Location"] == f"/v1/cohorts/{body['id']}"
         assert body["accepted"] == 5
-        assert [one["name"] for one in body["refused"]] == ["picture.png"]
+        assert [one["name"] for one in body["refused"]] == ["notes.txt", "picture.png"]
         assert names(api, body["id"]) == ["a.py", "ada/attempt.py", "bob/attempt.py", "eve.py", "submission.py"]
 
     @pytest.mark.parametrize("kind", ["application/zip", "application/x-ndjson"])
@@ -50,6 +50,30 @@ class TestIn:
         response = api("POST", "/cohorts?name=Spring&challenge=spiral", data=data, content_type=kind)
         assert response.json["accepted"] == 2
         problem(api("POST", "/cohorts?name=Spring", data=data, content_type=kind), 422)
+
+    def test_bare_lines_are_read_in_large_pieces(self, api: Api):
+        class Counting(io.BytesIO):
+            reads = 0
+
+            def read(self, size: int | None = -1, /) -> bytes:
+                Counting.reads += 1
+                return super().read(size)
+
+            def readinto(self, buffer: Any, /) -> int:
+                Counting.reads += 1
+                return super().readinto(buffer)
+
+        line = json.dumps({"source": "x = 1\n" * 3000}).encode() + b"\n"
+        data = line * 100
+        response = api(
+            "POST",
+            "/cohorts?name=x&challenge=spiral",
+            input_stream=Counting(data),
+            content_length=len(data),
+            content_type="application/x-ndjson",
+        )
+        assert response.json["accepted"] == 100
+        assert Counting.reads < 200
 
     def test_more_is_added_and_names_stay_apart(self, api: Api):
         cohort = api("POST", "/cohorts", json={"name": "Spring", "challenge": "spiral"}).json
