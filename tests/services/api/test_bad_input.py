@@ -270,23 +270,16 @@ class TestZips:
         self.refused(api, crafted, "too many members")
 
     def test_members_that_are_no_programs_are_told(self, api: Api):
-        given = {
-            "a.py": "x",
-            "bob.py.txt": "x",
-            "carol.ipynb": "{}",
-            "dave.zip": "",
-            "__MACOSX/._a.py": "",
-            ".DS_Store": "",
-        }
-        body = api(
-            "POST", "/cohorts?name=x&challenge=spiral", data=a_zip(given).getvalue(), content_type="application/zip"
-        )
-        assert [one["name"] for one in body.json["refused"]] == ["bob.py.txt", "carol.ipynb", "dave.zip"]
-        lots = {"a.py": "x", **{f"{n}.png": "" for n in range(150)}}
-        body = api(
-            "POST", "/cohorts?name=x&challenge=spiral", data=a_zip(lots).getvalue(), content_type="application/zip"
-        )
-        assert len(body.json["refused"]) == 101 and body.json["refused"][-1]["name"] == "and 50 more"
+        def refused(members: dict[str, str]) -> list[str]:
+            data = a_zip(members).getvalue()
+            body = api("POST", "/cohorts?name=x&challenge=spiral", data=data, content_type="application/zip").json
+            return [one["name"] for one in body["refused"]]
+
+        wrong = dict.fromkeys(("bob.py.txt", "carol.ipynb", "dave.zip", ".eve/eve.py"), "x")
+        litter = dict.fromkeys(("__MACOSX/._a.py", ".DS_Store", ".git/config"), "x")
+        assert refused({"a.py": "x", **wrong, **litter}) == list(wrong)
+        told = refused({"a.py": "x", **{f"{n}.png": "" for n in range(150)}})
+        assert len(told) == 101 and told[-1] == "and 50 more"
 
     def test_a_bomb_in_one_member_is_left_out_and_memory_stays_flat(self, api: Api):
         bomb = a_zip({"bomb.py": b"#" * (200 << 20), "good.py": "fixed=1"}).getvalue()
