@@ -24,6 +24,7 @@ from services.api.service import Service, here
 from services.store import ApiKey, StoreUnavailable
 
 _BEARER = re.compile(r"(?i:bearer) +([\x21-\x7e]{1,200}) *")
+_ASKS_THE_STORE = frozenset({"/readyz", "/metrics"})  # open to everybody, but not for nothing
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="assay"'}
 
 
@@ -112,9 +113,19 @@ def _principal() -> str:
         return key.id
     operation = _operation()
     if operation is not None and operation.access == INTEGRATION:
-        # With the address, so that a stranger who knows the name cannot use up what is the vendor's.
-        return f"hook:{(request.view_args or {}).get('integration', '')}:{request.remote_addr}"
+        # With the address, so that a stranger who knows the name cannot use up what is the vendor's. Names that
+        # are none of ours share one count: nobody gets a new one by inventing a name.
+        slug = str((request.view_args or {}).get("integration", ""))
+        if _is_integration(slug):
+            return f"hook:{slug}:{request.remote_addr}"
     return f"address:{request.remote_addr}"
+
+
+def _is_integration(slug: str) -> bool:
+    if "knows_integration" not in g:
+        g.knows_integration = here().store.integration_by_slug(slug) is not None
+    known: bool = g.knows_integration
+    return known
 
 
 def _limit() -> str:
@@ -126,7 +137,7 @@ def _limit() -> str:
 
 def _is_unlimited() -> bool:
     operation = _operation()
-    return operation is not None and operation.access == EVERYBODY
+    return operation is not None and operation.access == EVERYBODY and request.path not in _ASKS_THE_STORE
 
 
 def _too_many(limit: RequestLimit) -> None:

@@ -11,7 +11,6 @@ from structlog.contextvars import bind_contextvars
 
 from grading.challenge import Bug
 from services.api import exports, uploads
-from services.api.access import require_room
 from services.api.idempotent import PARAMETER, replay, ticket
 from services.api.models import (
     CohortAccepted,
@@ -59,12 +58,11 @@ def create_cohort(query: CohortParameters) -> Result:
     As JSON; as a form with `name`, `challenge` and `files` (programs, zips, JSON lines); or as a bare zip or
     JSON lines, with name and challenge in the query.
     """
-    require_room()
     service = here()
     form, batch = uploads.new_cohort(query)
     service.require_challenge(form.challenge)
-    require_room(len(batch.programs))
-    with ticket(form.name, form.challenge, uploads.fingerprint(batch.programs)) as claimed:
+    parts = (form.name, form.challenge, uploads.fingerprint(batch.programs))
+    with ticket(*parts, room_for=len(batch.programs)) as claimed:
         if isinstance(claimed, Response):
             return claimed
         cohort = service.store.create_cohort(form.name, form.challenge, api_key_id=key().id, actor=actor())
@@ -86,11 +84,9 @@ def add_to_cohort(path: CohortPath) -> Result:
 
     The same bodies as for a new one, without name and challenge. 409 for a cancelled cohort.
     """
-    require_room()
     service, cohort = here(), _find(path.cohort_id)
     batch = uploads.more_programs()
-    require_room(len(batch.programs))
-    with ticket(uploads.fingerprint(batch.programs)) as claimed:
+    with ticket(uploads.fingerprint(batch.programs), room_for=len(batch.programs)) as claimed:
         if isinstance(claimed, Response):
             return claimed
         return _fill(service, cohort, batch, claimed and claimed.with_answer)

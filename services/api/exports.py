@@ -27,7 +27,10 @@ CSV, LINES = "text/csv", "application/x-ndjson"
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 
 # Spreadsheets run what begins with these, also after blanks; a leading apostrophe makes it text.
-_FORMULA = re.compile(r"\s*[=+\-@|%\t\r]")
+_SIGNS = "=+\\-@|%\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}\N{FULLWIDTH HYPHEN-MINUS}\N{FULLWIDTH COMMERCIAL AT}"
+_FORMULA = re.compile(rf"\s*[{_SIGNS}\t\r]")
+# Where lists are separated by semicolons or tabs, a spreadsheet begins a new cell at each.
+_INNER = re.compile(rf"([;\t])(\s*[{_SIGNS}])")
 _NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 _LONGEST_CELL = 32_000
 _SPOOLED_BYTES = 4 << 20
@@ -61,6 +64,7 @@ def harmless(value: Cell) -> Cell:
     if not isinstance(value, str):
         return value
     text = _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", value)[:_LONGEST_CELL]
+    text = _INNER.sub(r"\1'\2", text)
     return f"'{text}" if _FORMULA.match(text) else text
 
 

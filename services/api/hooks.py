@@ -23,6 +23,7 @@ from services.api.problems import ApiProblem
 from services.api.routing import INTEGRATION, JSON, Answer, Media, Result, Room, whole_body
 from services.api.service import Service, here
 from services.store import (
+    ERASED,
     Assessment,
     Candidate,
     Conflict,
@@ -141,6 +142,8 @@ class _Desk:
                 raise ats.Refusal(409, "this webhook-id came before with another body")
             if seen.response is None:
                 raise ats.Refusal(409, "the first copy is still being handled", {"Retry-After": _RETRY_S})
+            if seen.response.status == ERASED:
+                raise ats.Refusal(ERASED, "what this message brought was erased")
             return _receipt(seen.response)
         try:
             return self._take(asked)
@@ -200,7 +203,9 @@ class _Desk:
         submission = store.submission(one.submission_id) if one.submission_id else None
         stored = store.report(submission.id) if submission and submission.outcome else None
         report = Report.model_validate(stored) if stored else None
-        link = f"{self._service.base}/v1/submissions/{submission.id}" if submission else None
+        base = self._service.base
+        # The page for people; without a public address there is none to give.
+        link = f"{base}/submissions/{submission.id}" if submission and base else None
         return ats.Assessment(one.id, one.state, ats.result_of(submission, report, link), created)
 
     def _require_room(self) -> None:
@@ -211,8 +216,8 @@ class _Desk:
 
     def note(self, complaint: Mapping[str, Any]) -> None:
         """Remember what a vendor complained of."""
-        log.warning("integration complains", complaint=dict(complaint))
         detail = {name: complaint[name] for name in _COMPLAINT_IDS if complaint.get(name)}
+        log.warning("integration complains", **detail, errors=len(complaint.get("errors") or ()))
         self._service.store.audit(self._record.id, "integration.complaint", self._record.id, detail)
 
 

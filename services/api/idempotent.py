@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 from flask import Response, request
 
+from services.api.access import require_room
 from services.api.problems import ApiProblem
 from services.api.service import here, key
-from services.store import Idempotency, StoredResponse, Submission
+from services.store import ERASED, Idempotency, StoredResponse, Submission
 
 HEADER = "Idempotency-Key"
 PARAMETER = {
@@ -46,19 +47,22 @@ class Ticket:
 
 
 @contextlib.contextmanager
-def ticket(*parts: str) -> Iterator[Ticket | Response | None]:
+def ticket(*parts: str, room_for: int) -> Iterator[Ticket | Response | None]:
     """Claims the request's key while the block runs; a block that fails gives it back.
 
-    Gives None without the header, and the first time's answer where there is one.
+    Gives None without the header, and the first time's answer where there is one: whoever repeats a request is
+    told even while nothing new is taken.
 
     Args:
         parts: what tells this request from others under the same key.
+        room_for: how many submissions it brings.
 
     Raises:
-        ApiProblem: 400 no such key, 409 in flight, 422 another request.
+        ApiProblem: 400 no such key, 409 in flight, 410 erased since, 422 another request, 429 too many wait.
     """
     text = _given_key()
     if text is None:
+        require_room(room_for)
         yield None
         return
     store, owner = here().store, key().id
@@ -69,12 +73,15 @@ def ticket(*parts: str) -> Iterator[Ticket | Response | None]:
         raise ApiProblem(409, detail, "idempotency-in-flight", headers={"Retry-After": _RETRY_S})
     if state.outcome == "mismatch":
         raise ApiProblem(422, "This key came with another request before.", "idempotency-mismatch")
+    if state.response is not None and state.response.status == ERASED:
+        raise ApiProblem(ERASED, "What that request made was erased since.", "erased")
     if state.response is not None:
         replayed = replay(state.response)
         replayed.headers[_REPLAYED] = "true"
         yield replayed
         return
     try:
+        require_room(room_for)
         yield Ticket(owner, text)
     except BaseException:
         store.idempotency_forget(owner, text)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from services.store import (
     ApiKey,
@@ -455,12 +455,18 @@ class DeliveryInFull(DeliveryTold):
 # --- keys, integrations, audit ---------------------------------------------------------
 
 
+def _years_that_can_be_told(moment: datetime) -> datetime:
+    if not datetime(2000, 1, 1, tzinfo=UTC) <= moment < datetime(3000, 1, 1, tzinfo=UTC):
+        raise ValueError("a moment between the years 2000 and 3000")
+    return moment
+
+
 class KeyGiven(Given):
     """An API key to make."""
 
     name: Words
     scopes: list[Scope] = Field(min_length=1, max_length=3, json_schema_extra={"uniqueItems": True})
-    expires_at: AwareDatetime | None = None
+    expires_at: Annotated[AwareDatetime, AfterValidator(_years_that_can_be_told)] | None = None
 
 
 class KeyTold(Told):
@@ -504,7 +510,10 @@ class IntegrationGiven(Given):
     )
     outbound_key: Words | None = Field(None, description="The key that the ATS gave us; not for `standard`.")
     settings: dict[Words, Words | dict[Words, Words]] = Field(
-        default={}, max_length=20, description="What the kind needs besides; nothing secret."
+        default={},
+        max_length=20,
+        description="What the kind needs besides; nothing secret. `callback_hosts`: hosts, parted by blanks, that "
+        "results may go to with our key instead of the vendor's own domain (Greenhouse, Workable).",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +20,29 @@ from services.store import ApiKey, Store
 EXTENSION = "assay"
 
 
+class Streams:
+    """The event streams that are open in this process; no key has more than a quarter of what there may be."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._most_each = most, max(1, most // 4)
+        self._open: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def begin(self, key_id: str) -> bool:
+        """Open one more, if there is room for this key; `end` it then."""
+        with self._lock:
+            room = self._open.total() < self._most and self._open[key_id] < self._most_each
+            self._open[key_id] += room
+            return room
+
+    def end(self, key_id: str) -> None:
+        """One of this key's is over."""
+        with self._lock:
+            self._open[key_id] -= 1
+            if not self._open[key_id]:
+                del self._open[key_id]
+
+
 @dataclass
 class Service:
     """One application's parts."""
@@ -30,7 +54,7 @@ class Service:
     operations: Mapping[str, Operation] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.streams = threading.BoundedSemaphore(self.settings.sse_max_streams)
+        self.streams = Streams(self.settings.sse_max_streams)
 
     @cached_property
     def challenges(self) -> Mapping[str, Challenge]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from functools import partial
 from urllib.parse import quote
 
 from flask import Response, request
 from structlog.contextvars import bind_contextvars
 
 from services.api import uploads
-from services.api.access import require_room
 from services.api.idempotent import PARAMETER, ticket
 from services.api.models import (
     EventsQuery,
@@ -67,7 +67,6 @@ def submit() -> Result:
     As JSON, or as a form with the part `file`. The answer comes at once; the report later, by webhook, by
     the event stream or by asking.
     """
-    require_room()
     service = here()
     challenge, assessment, program = uploads.one_program()
     service.require_challenge(challenge)
@@ -79,7 +78,7 @@ def submit() -> Result:
         api_key_id=key().id,
         assessment_id=assessment,
     )
-    with ticket(challenge, assessment or "", uploads.fingerprint([program])) as claimed:
+    with ticket(challenge, assessment or "", uploads.fingerprint([program]), room_for=1) as claimed:
         if isinstance(claimed, Response):
             return claimed
         idempotency = claimed.with_answer(lambda made: _accepted(service, made[0])) if claimed else None
@@ -293,13 +292,14 @@ def stream_events(path: SubmissionPath, query: EventsQuery) -> Result:
     service = here()
     if submission.state in SETTLED and not service.store.events_after(submission.id, last, 1):
         return None, 204
-    if not service.streams.acquire(blocking=False):
+    owner = key().id
+    if not service.streams.begin(owner):
         detail = "Too many event streams are open; come back, or ask for the submission instead."
         raise ApiProblem(503, detail, "streams", headers=retry_after(service.settings.sse_heartbeat_s))
     service.metrics.streams.inc()
     response = Response(_stream(service, submission.id, last), mimetype="text/event-stream")
     response.headers["X-Accel-Buffering"] = "no"
-    response.call_on_close(service.streams.release)
+    response.call_on_close(partial(service.streams.end, owner))
     return response
 
 

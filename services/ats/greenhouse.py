@@ -34,7 +34,7 @@ from services.ats.model import (
     full_name,
     read,
     require_basic_key,
-    require_url,
+    require_callback,
 )
 
 _VERDICTS = {1.0: "fixed", 0.0: "not fixed"}
@@ -86,7 +86,7 @@ def requested(body: SendTest, offers: Integration, terms: Terms) -> AssessmentRe
             name=full_name(who.preferred_name or who.first_name, who.last_name),
             email=who.email,
         ),
-        callback=Callback(url=require_url(url, terms)),
+        callback=Callback(url=require_callback(url, terms, offers, "greenhouse.io")),
         # The address is that of one take-home test of one application, so a repeated call is told by it.
         dedupe_key=digest_of(body.partner_test_id, url),
     )

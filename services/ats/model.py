@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -303,6 +304,20 @@ def require_url(url: str, terms: Terms) -> str:
     """`url`, or Refusal (422) where it is not one that results may go to."""
     if not url.startswith("https://") and not terms.allow_http:
         raise Refusal(422, "the callback has to be an https address")
+    return url
+
+
+def require_callback(url: str, terms: Terms, integration: Integration, domain: str) -> str:
+    """`url`, or Refusal (422) where our key at the vendor would go to somebody else with the result.
+
+    Hosts below `domain` are the vendor's; an operator names others in the setting `callback_hosts`. While
+    developing, where plain http is allowed, any host is.
+    """
+    require_url(url, terms)
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    allowed = str(integration.settings.get("callback_hosts") or domain).lower().replace(",", " ").split()
+    if not terms.allow_http and not any(host == one or host.endswith(f".{one}") for one in allowed):
+        raise Refusal(422, f"results go to {' or '.join(allowed)} only; an operator can allow other hosts")
     return url
 
 

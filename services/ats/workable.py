@@ -36,7 +36,7 @@ from services.ats.model import (
     full_name,
     read,
     require_bearer_key,
-    require_url,
+    require_callback,
 )
 
 GRADES = ("failed", "passed", "excelled")
@@ -73,7 +73,7 @@ def requested(body: Create, offers: Integration, terms: Terms) -> AssessmentRequ
     return AssessmentRequest(
         challenge=challenge,
         candidate=Candidate(name=full_name(who.first_name, who.last_name), email=who.email),
-        callback=Callback(url=require_url(body.callback_url, terms)),
+        callback=Callback(url=require_callback(body.callback_url, terms, offers, "workable.com")),
         dedupe_key=digest_of(body.test_id, body.callback_url),
     )
 

@@ -18,7 +18,7 @@ from services.store.assessments import Assessment, AssessmentPart, AssessmentSta
 from services.store.audit import AuditPart
 from services.store.cohorts import CohortPart
 from services.store.database import Database
-from services.store.errors import BadCursor, Conflict, NotFound, StoreUnavailable
+from services.store.errors import BadCursor, Busy, Conflict, NotFound, StoreUnavailable
 from services.store.events import COHORT_FINISHED, ENDPOINT_PING, EVENT_TYPES, body_of
 from services.store.figures import FigurePart
 from services.store.ids import new_id
@@ -69,7 +69,7 @@ from services.store.records import (
     VerdictChange,
     WebhookMessage,
 )
-from services.store.replies import ReplyPart
+from services.store.replies import ERASED, ReplyPart
 from services.store.reviews import (
     DECISIONS,
     LONGEST_TEXT,
@@ -177,6 +177,7 @@ __all__ = [
     "COHORT_FINISHED",
     "DECISIONS",
     "ENDPOINT_PING",
+    "ERASED",
     "EVENT_TYPES",
     "LONGEST_TEXT",
     "MARKS",
@@ -196,6 +197,7 @@ __all__ = [
     "AuditProblem",
     "BadCursor",
     "BodyOf",
+    "Busy",
     "Candidate",
     "Claim",
     "Cohort",

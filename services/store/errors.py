@@ -15,5 +15,9 @@ class Conflict(Exception):
     """The row is not in a state in which this can be done."""
 
 
+class Busy(Exception):
+    """Too much of this goes on at once in this process; it may be asked again in a moment."""
+
+
 class BadCursor(ValueError):
     """A cursor that this store did not give out."""

@@ -28,6 +28,7 @@ _SUMMARY_CHARS = (160, 60, 0)  # the first with which the body fits
 _REASON_CHARS = 600
 _NAME_CHARS = 200
 _ID_CHARS = 40
+_EARLIEST_US, _LATEST_US = -62_135_596_800_000_000, 253_402_300_799_999_999  # the years 1 to 9999
 _VERDICTS = 50
 
 
@@ -100,8 +101,8 @@ def envelope(event_type: str, at_us: int, data: Mapping[str, Any]) -> str:
 
 
 def iso(at_us: int) -> str:
-    """UTC microseconds as ISO 8601 with a Z."""
-    seconds, microseconds = divmod(at_us, 1_000_000)
+    """UTC microseconds as ISO 8601 with a Z; what lies outside the years 1 to 9999 becomes their end."""
+    seconds, microseconds = divmod(min(max(at_us, _EARLIEST_US), _LATEST_US), 1_000_000)
     moment = datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 

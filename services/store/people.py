@@ -5,9 +5,12 @@ Passwords are kept as argon2id, tokens as SHA-256: those have 256 random bits.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import secrets
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -17,7 +20,7 @@ from sqlalchemy import ForeignKey, String, delete, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from services.store.audit import append
-from services.store.errors import Conflict, NotFound
+from services.store.errors import Busy, Conflict, NotFound
 from services.store.ids import new_id
 from services.store.part import Part, us
 from services.store.tables import Id, Key, Table, Time, Words, clean
@@ -29,6 +32,9 @@ _TOKEN_BYTES = 32
 _SEEN_EVERY_US = us(60)
 R = TypeVar("R")
 _hasher = PasswordHasher()
+# Each check takes 64 MiB for a moment, and anybody can ask for one.
+_HASHES_AT_ONCE, _HASH_WAIT_S = 2, 10.0
+_hash_slots = threading.BoundedSemaphore(_HASHES_AT_ONCE)
 
 
 class UserRow(Table):
@@ -258,18 +264,31 @@ def _address(email: str) -> str:
 def _hashed(password: str) -> str:
     if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
         raise ValueError(f"a password has {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters")
-    return _hasher.hash(password.encode("utf-8", "replace"))
+    with _hash_slot():
+        return _hasher.hash(password.encode("utf-8", "replace"))
 
 
 @functools.cache
 def _nobodys_hash() -> str:
     """Verified where there is no such user, so that guessing names takes as long as guessing passwords."""
-    return _hasher.hash(secrets.token_urlsafe(_TOKEN_BYTES))
+    return _hashed(secrets.token_urlsafe(_TOKEN_BYTES))
+
+
+@contextlib.contextmanager
+def _hash_slot() -> Iterator[None]:
+    """Wait for a turn, so that memory is bounded. Raises Busy where that takes too long."""
+    if not _hash_slots.acquire(timeout=_HASH_WAIT_S):
+        raise Busy("too many passwords are being checked")
+    try:
+        yield
+    finally:
+        _hash_slots.release()
 
 
 def _matches(hashed: str, password: str) -> bool:
     try:
-        return _hasher.verify(hashed, password.encode("utf-8", "replace"))
+        with _hash_slot():
+            return _hasher.verify(hashed, password.encode("utf-8", "replace"))
     except (VerificationError, InvalidHashError):
         return False
 

@@ -24,7 +24,7 @@ from services.store.records import (
 )
 from services.store.tables import IdempotencyRow, InboundRow
 
-_GONE = 410
+ERASED = 410  # the status of an answer whose submission is erased
 
 
 def remember(
@@ -51,7 +51,7 @@ def remember(
 
 def forget(session: Session, subject_ids: Sequence[str]) -> None:
     """Answers about these may repeat what the candidate wrote; whoever asks again learns that it is gone."""
-    empty = StoredResponse(_GONE, {}, "")
+    empty = StoredResponse(ERASED, {}, "")
     session.execute(
         update(IdempotencyRow)
         .where(IdempotencyRow.subject_id.in_(subject_ids))

@@ -279,7 +279,7 @@ def forget(session: Session, submission_id: str, now_us: int) -> None:
 
 
 def _text(words: str, what: str) -> str:
-    text = clean(words).strip()
+    text = clean(words).replace("\r\n", "\n").strip()  # a browser counts a line's end once and sends two characters
     if not text or len(text) > LONGEST_TEXT:
         raise ValueError(f"{what} has 1 to {LONGEST_TEXT:,} characters")
     return text

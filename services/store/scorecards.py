@@ -80,8 +80,8 @@ class ScorecardPart(Part):
         Raises NotFound; ValueError for unknown marks, texts that are too long, or handing in without a mark and a
         recommendation; Conflict once it is handed in or the submission is erased.
         """
-        kept = {name: clean(text).strip() for name, text in comments.items() if text.strip()}
-        words = clean(summary).strip()
+        kept = {name: _plain(text) for name, text in comments.items() if text.strip()}
+        words = _plain(summary)
         _check(marks, kept, words, recommendation, hand_in)
         with self._database.write() as session:
             now_us = self._clock()
@@ -131,6 +131,10 @@ class ScorecardPart(Part):
 def forget(session: Session, submission_id: str) -> None:
     """Remove what was thought of an erased candidate."""
     session.execute(delete(ScorecardRow).where(ScorecardRow.submission_id == submission_id))
+
+
+def _plain(text: str) -> str:
+    return clean(text).replace("\r\n", "\n").strip()
 
 
 def _mine(submission_id: str, user_id: str) -> Any:

@@ -123,7 +123,7 @@ class Deliverer:
 
     def _link(self, submission: Submission) -> str | None:
         base = self.settings.public_url.rstrip("/")
-        return f"{base}/v1/submissions/{submission.id}" if base else None
+        return f"{base}/submissions/{submission.id}" if base else None
 
     def _record(self, due: DueMessage, at_us: int, delivery: Delivery, decision: Decision) -> None:
         message = due.message

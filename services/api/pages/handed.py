@@ -16,7 +16,7 @@ from services.api.pages.listing import next_link
 from services.api.pages.text import which, who
 from services.api.problems import ApiProblem
 from services.api.service import here
-from services.store import NewSubmission, SubmissionFilters, SubmissionState
+from services.store import NewSubmission, StoreUnavailable, SubmissionFilters, SubmissionState
 
 desk = Desk(
     "handed",
@@ -99,16 +99,25 @@ def take() -> AnyResponse | tuple[str, int] | str:
     ]
     store = here().store
     if chosen == "none":
-        ids = [store.create_submission(one, actor=who_did).id for one in made]
+        ids: list[str] = []
+        try:
+            for one in made:
+                ids.append(store.create_submission(one, actor=who_did).id)
+        except StoreUnavailable:
+            if not ids:
+                raise
+            late = "not taken, because the database stopped answering; upload it again"
+            batch.refused += [RefusedFile(name=one.file_name, reason=late) for one in made[len(ids) :]]
         address = url_for("report_pages.report", submission_id=ids[0]) if len(ids) == 1 else url_for("handed.index")
     else:
         if cohort is None:
             cohort = store.create_cohort(name, challenge, actor=who_did)
         store.create_submissions(cohort.id, made, actor=who_did)
         address = url_for("cohort_pages.cohort_page", cohort_id=cohort.id)
-    log.info("uploaded", accepted=len(made), refused=len(batch.refused))
+    taken = len(ids) if chosen == "none" else len(made)
+    log.info("uploaded", accepted=taken, refused=len(batch.refused))
     if batch.refused:
-        return _told(batch.refused, address, len(made))
+        return _told(batch.refused, address, taken)
     return redirect(address, 303)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from flask import redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
@@ -33,13 +34,13 @@ def sheet(submission_id: str) -> str:
     return _sheet(find(submission_id))
 
 
-def _sheet(submission: Submission, wrong: str = "") -> str:
+def _sheet(submission: Submission, wrong: str = "", written: Mapping[str, Any] | None = None) -> str:
     guide, manifest = _guide_of(submission)
     report = here().store.report(submission.id)
     bugs = {bug["id"]: bug for bug in report["bugs"]} if report else {}
     chosen = _picks(submission, guide, manifest, {name: bug["verdict"] for name, bug in bugs.items()})
     me = gate.person().id
-    readable = cards.readable(submission.id)
+    own, readable = here().store.own_scorecard(submission.id, me), cards.readable(submission.id)
     return render_template(
         "assay/interview.html",
         submission=submission,
@@ -50,7 +51,8 @@ def _sheet(submission: Submission, wrong: str = "") -> str:
         picks=chosen,
         rest=[bug for bug in manifest.bugs if bug.id not in {pick.bug.id for pick in chosen}],
         minutes=minutes,
-        own=here().store.own_scorecard(submission.id, me),
+        own=own,
+        written=written or own,
         others=readable if isinstance(readable, int) else [one for one in readable if one.user_id != me],
         marks=MARKS,
         recommendations=RECOMMENDATIONS,
@@ -96,13 +98,19 @@ def keep(submission_id: str) -> Response | tuple[str, int]:
         form.get("summary", ""),
         chosen,
     )
+    kept = False
     try:
         keep_it(hand_in=False)  # first, so that nothing written is lost where handing in asks for more
+        kept = True
         if hand_in:
             keep_it(hand_in=True)
     except ValueError as error:
         words = str(error)
-        return _sheet(submission, wrong=f"{words[:1].upper()}{words[1:]}."), 422
+        after = (
+            "What you wrote is kept as a draft." if kept else "Nothing is kept yet; it stands below as you wrote it."
+        )
+        written = None if kept else {"marks": marks, "comments": comments, "summary": form.get("summary", "")}
+        return _sheet(submission, f"{words[:1].upper()}{words[1:]}. {after}", written), 422
     said = "handed_in" if hand_in else "drafted"
     return redirect(url_for("interview.sheet", submission_id=submission.id, said=said), 303)
 

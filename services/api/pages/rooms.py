@@ -15,7 +15,7 @@ from services.api.pages import admin, assets, cohorts, gate, handed, interview, 
 from services.api.pages.desk import Desk, Entry, desks, operations_of
 from services.api.problems import ApiProblem
 from services.api.routing import Operation
-from services.store import BadCursor, Conflict, NotFound, StoreUnavailable
+from services.store import BadCursor, Busy, Conflict, NotFound, StoreUnavailable
 
 # Another room's desk goes here.
 _DESKS: tuple[Desk, ...] = (
@@ -118,6 +118,7 @@ def _answer_with_pages(desk: Desk) -> None:
     desk.register_error_handler(Conflict, lambda error: _page(409, _in_words(error)))
     desk.register_error_handler(BadCursor, lambda error: _page(404, "This page of the list is not there."))
     desk.register_error_handler(StoreUnavailable, _of_store)
+    desk.register_error_handler(Busy, lambda error: _page(503, _BUSY, _SOON))
     desk.register_error_handler(Exception, _of_us)
 
 
@@ -129,8 +130,9 @@ _TITLES = {
     413: "Too large",
     422: "That does not fit",
     429: "Too many requests",
-    503: "The database does not answer",
+    503: "Not just now",
 }
+_BUSY = "Too many people sign in at this moment. Nothing was changed; try again in a few seconds."
 
 
 def _page(status: int, words: str, headers: dict[str, str] | None = None) -> Response:
@@ -154,9 +156,12 @@ def _of_http(error: HTTPException) -> AnyResponse:
     return _page(error.code or 500, problems.words_for(error.code or 500))
 
 
+_SOON = {"Retry-After": "5"}
+
+
 def _of_store(error: StoreUnavailable) -> Response:
     log.error("store unavailable", error=str(error))
-    return _page(503, "Nothing is lost. Try again in a moment.", {"Retry-After": "5"})
+    return _page(503, "The database does not answer. What was kept before is safe; try again in a moment.", _SOON)
 
 
 def _of_us(error: Exception) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -86,7 +87,9 @@ def report(submission_id: str) -> str:
     return _report_page(find(submission_id))
 
 
-def _report_page(submission: Submission, wrong: str = "", link: str = "") -> str:
+def _report_page(
+    submission: Submission, wrong: str = "", link: str = "", typed: Mapping[str, str] = MappingProxyType({})
+) -> str:
     store, role = here().store, gate.person().role
     generations = store.reports(submission.id)
     cohort = store.cohort(submission.cohort_id) if submission.cohort_id else None
@@ -117,17 +120,24 @@ def _report_page(submission: Submission, wrong: str = "", link: str = "") -> str
         beside=beside,
         may_act=role in RECRUITERS,
         wrong=wrong,
+        typed=typed,
+        endpoint=request.endpoint,
         made_link=link,
     )
 
 
 def _attempts(submission: Submission) -> list[Submission]:
-    """All that this candidate handed in for this challenge, oldest first, as far as the clients named them."""
+    """All that this candidate handed in for this challenge, oldest first, as far as the clients named them.
+
+    One client's number for a candidate says nothing of another client's.
+    """
     name = (submission.candidate or {}).get("external_id")
     if not name:
         return [submission]
     filters = SubmissionFilters(challenge=submission.challenge, external_id=name)
-    return list(here().store.list_submissions(filters, None, _MOST_ATTEMPTS).items)[::-1]
+    found = here().store.list_submissions(filters, None, _MOST_ATTEMPTS).items
+    client = (submission.integration_id, submission.api_key_id)
+    return [one for one in found[::-1] if (one.integration_id, one.api_key_id) == client or one.id == submission.id]
 
 
 def _regraded(generations: list[tuple[int, dict[str, Any]]]) -> list[tuple[dict[str, Any], str | None]] | None:
@@ -250,8 +260,9 @@ def rule(submission_id: str) -> AnyResponse | tuple[str, int]:
 
 
 def _refused(submission_id: str, error: ValueError) -> tuple[str, int]:
+    """The page again, with the reason and what was typed still in its field."""
     words = str(error)
-    return _report_page(find(submission_id), wrong=f"{words[:1].upper()}{words[1:]}."), 422
+    return _report_page(find(submission_id), wrong=f"{words[:1].upper()}{words[1:]}.", typed=request.form), 422
 
 
 @desk.page("POST", "/submissions/<submission_id>/regrade", roles=RECRUITERS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from markupsafe import Markup
@@ -106,7 +106,7 @@ def still_lines(text: str, most: int = 400) -> str:
 
 def paragraph(text: str, longest: int = 10_000) -> str:
     """What a person wrote in several lines, without what would move other text."""
-    return "\n".join(still(line, 2000) for line in text[:longest].replace("\r\n", "\n").split("\n"))
+    return "\n".join(still(line, longest) for line in text[:longest].replace("\r\n", "\n").split("\n"))
 
 
 def code_name(submission_id: str) -> str:
@@ -133,7 +133,7 @@ def which(of: Submission | Line, blind: bool) -> str:
 
 def day_time(at_us: int) -> str:
     """A time as people write it, in UTC."""
-    return f"{datetime.fromtimestamp(at_us / 1e6, UTC):%-d %b %Y, %H:%M} UTC"
+    return f"{datetime.fromisoformat(iso(at_us)):%-d %b %Y, %H:%M} UTC"
 
 
 def percent(share: float | None, digits: int = 1) -> str:

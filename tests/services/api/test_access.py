@@ -197,6 +197,17 @@ class TestRates:
         api = make_api(api_anonymous_rate_limit="1/minute")
         assert {api("GET", "//healthz", key=None).status_code for _ in range(5)} == {200}
 
+    def test_what_asks_the_store_is_limited_though_open_to_everybody(self, make_api: Any):
+        api = make_api(api_anonymous_rate_limit="2/minute")
+        assert [api("GET", "//metrics", key=f"assay_guess{n}").status_code for n in range(3)][-1] == 429
+        api = make_api(api_anonymous_rate_limit="2/minute")
+        assert [api("GET", "//readyz", key=None).status_code for _ in range(3)] == [200, 200, 429]
+
+    def test_inventing_integrations_gives_no_new_allowance(self, make_api: Any):
+        api = make_api(api_anonymous_rate_limit="2/minute", api_rate_limit="2/minute")
+        codes = [api("POST", f"/hooks/guess{n}", key=None, json={}).status_code for n in range(4)]
+        assert codes == [404, 404, 429, 429]
+
     def test_without_redis_the_process_limits_by_itself(self, make_api: Any):
         api = make_api(api_rate_limit="2/minute", redis_url="unix:///nowhere/redis.sock")
         assert [api("GET", "/submissions").status_code for _ in range(3)] == [200, 200, 429]

@@ -34,6 +34,19 @@ class TestKeys:
         (own,) = api("GET", "/keys").json["data"]
         problem(api("DELETE", f"/keys/{own['id']}"), 409, "conflict")
 
+    @pytest.mark.parametrize(
+        "moment", ["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59", "1999-01-01T00:00:00Z"]
+    )
+    def test_an_expiry_that_no_calendar_has_is_refused_and_makes_nothing(self, api: Api, moment: str):
+        problem(api("POST", "/keys", json={"name": "odd", "scopes": ["read"], "expires_at": moment}), 422)
+        assert [one["name"] for one in api("GET", "/keys").json["data"]] == ["test"]
+
+    def test_a_key_that_is_there_with_an_odd_expiry_is_still_listed(self, api: Api):
+        for at_us in (-(10**17), 10**18):
+            api.store.create_key("odd", ["read"], at_us)
+        told = {one["expires_at"] for one in api("GET", "/keys").json["data"]}
+        assert told == {None, "0001-01-01T00:00:00.000Z", "9999-12-31T23:59:59.999Z"}
+
     def test_what_is_refused(self, api: Api):
         for body in (
             {"name": "x", "scopes": []},

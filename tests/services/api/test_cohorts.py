@@ -141,6 +141,15 @@ class TestOut:
         sheet = load_workbook(io.BytesIO(api("GET", f"/cohorts/{cohort['id']}/export.xlsx").data)).active
         assert all(cell.data_type != "f" for row in sheet.iter_rows() for cell in row)
 
+    @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+    def test_no_cell_is_a_formula_however_lists_are_separated(self, api: Api, delimiter: str):
+        hostile = ["Ada;=cmd|' /C calc'!A0;", "a; +1", "\uff1dcmd", ";\uff20SUM(1)"]
+        submissions = [{"source": "fixed=1", "candidate": {"name": text, "external_id": "1"}} for text in hostile]
+        cohort = api("POST", "/cohorts", json={"name": "x", "challenge": "spiral", "submissions": submissions}).json
+        text = api("GET", f"/cohorts/{cohort['id']}/export.csv").data.decode("utf-8-sig")
+        cells = [cell.strip() for row in csv.reader(io.StringIO(text), delimiter=delimiter) for cell in row]
+        assert not [cell for cell in cells if cell[:1] in set("=+-@|%\uff1d\uff0b\uff0d\uff20")]
+
     def test_no_such_cohort(self, api: Api):
         for kind in ("csv", "jsonl", "xlsx"):
             problem(api("GET", f"/cohorts/coh_{'0' * 26}/export.{kind}"), 404)

@@ -82,10 +82,18 @@ def test_a_stream_ends_by_itself_and_frees_its_place(make_api: Any):
 def test_too_many_streams_are_503(make_api: Any):
     api = make_api(sse_max_streams=1)
     name = api.submit()
-    assert api.app.extensions["assay"].streams.acquire(blocking=False)
+    assert api.app.extensions["assay"].streams.begin("somebody")
     response = api("GET", f"/submissions/{name}/events")
     problem(response, 503, "streams")
     assert int(response.headers["Retry-After"]) > 0
+
+
+def test_one_key_does_not_take_all_streams(make_api: Any):
+    streams = make_api(sse_max_streams=8).app.extensions["assay"].streams
+    assert [streams.begin("greedy") for _ in range(3)] == [True, True, False]
+    assert [streams.begin(name) for name in "abcdefg"] == [True] * 6 + [False]
+    streams.end("greedy")
+    assert streams.begin("g") and not streams.begin("h")
 
 
 def test_a_last_event_that_is_no_number_is_400(api: Api):

@@ -51,6 +51,13 @@ class TestStandard:
         assert (first.status_code, first.json) == (again.status_code, again.json)
         assert len(api("GET", "/submissions").json["data"]) == 1
 
+    def test_a_message_about_an_erased_submission_is_told_that_it_is_gone(self, api: Api):
+        secret = integration(api)["secret"]
+        name = post(api, secret).json["submission_id"]
+        assert api("DELETE", f"/submissions/{name}").status_code == 204
+        again = post(api, secret)
+        assert again.status_code == 410 and "erased" in again.text
+
     def test_the_same_id_with_another_body_is_409(self, api: Api):
         secret = integration(api)["secret"]
         post(api, secret)
@@ -110,7 +117,7 @@ class TestVendors:
         body = {
             "partner_test_id": test["partner_test_id"],
             "candidate": {"first_name": "Ada", "last_name": "L", "email": "ada@example.org"},
-            "url": "https://ats.example/done",
+            "url": "https://app.greenhouse.io/done",
         }
         interview = self.greenhouse(api, "POST", "send_test", key, json=body).json["partner_interview_id"]
         assert self.greenhouse(api, "POST", "send_test", key, json=body).json["partner_interview_id"] == interview
@@ -123,7 +130,43 @@ class TestVendors:
         )
         api.grade(name)
         status = self.greenhouse(api, "GET", f"test_status?partner_interview_id={interview}", key).json
+        assert status["partner_status"].startswith("graded"), "without a public address there is no page to link to"
+
+    def test_the_link_is_to_the_page_for_people(self, make_api: Any):
+        api = make_api(public_url="https://assay.example/")
+        key = integration(api, "greenhouse")["credential"]
+        body = {
+            "partner_test_id": "spiral",
+            "candidate": {"first_name": "Ada", "last_name": "L", "email": "ada@example.org"},
+            "url": "https://app.greenhouse.io/done",
+        }
+        interview = self.greenhouse(api, "POST", "send_test", key, json=body).json["partner_interview_id"]
+        (waiting,) = api("GET", "/assessments?integration=partner").json["data"]
+        name = api.submit(assessment_id=waiting["id"])
+        api.grade(name)
+        status = self.greenhouse(api, "GET", f"test_status?partner_interview_id={interview}", key).json
         assert (status["partner_status"], status["partner_score"]) == ("complete", 37.5)
+        assert status["partner_profile_url"] == f"https://assay.example/submissions/{name}"
+        page = api.client.get(f"/submissions/{name}", headers={"Accept": "text/html"})
+        assert page.status_code == 302 and page.location.startswith("/sign-in"), "a page for whoever signs in"
+
+    @pytest.mark.parametrize(
+        "url",
+        ["https://evil.example/x", "https://greenhouse.io.evil.example/", "https://greenhouse.io@evil.example/"],
+    )
+    def test_our_key_goes_to_the_vendor_alone(self, api: Api, url: str):
+        key = integration(api, "greenhouse", outbound_key="ours")["credential"]
+        body = {
+            "partner_test_id": "spiral",
+            "candidate": {"first_name": "A", "last_name": "B", "email": "a@example.org"},
+            "url": url,
+        }
+        assert self.greenhouse(api, "POST", "send_test", key, json=body).status_code == 422
+        other = {"slug": "own", "kind": "greenhouse", "settings": {"callback_hosts": "evil.example other.example"}}
+        made = api("POST", "/integrations", json=other).json
+        basic = base64.b64encode(f"{made['credential']}:".encode()).decode()
+        headers = {"Authorization": f"Basic {basic}"}
+        assert api("POST", "/hooks/own/send_test", key=None, headers=headers, json=body).status_code == 200
 
     def test_who_shows_no_credential_is_401(self, api: Api):
         integration(api, "greenhouse")
@@ -155,7 +198,7 @@ class TestVendors:
         body = {
             "partner_test_id": "spiral",
             "candidate": {"first_name": "A", "last_name": "B", "email": "a@example.org"},
-            "url": "https://ats.example/",
+            "url": "https://app.greenhouse.io/",
         }
         interview = self.greenhouse(api, "POST", "send_test", key, json=body).json["partner_interview_id"]
         basic = base64.b64encode(f"{other['credential']}:".encode()).decode()

@@ -48,6 +48,20 @@ def test_what_is_no_key_is_400(api: Api, key: str):
     problem(send(api, key), 400, "idempotency-key")
 
 
+def test_a_repetition_is_answered_though_the_queue_is_full(make_api: Any):
+    api = make_api(api_backlog_limit=1)
+    first = send(api)
+    assert send(api).json == first.json
+    problem(send(api, '"second"'), 429, "backlog")
+    problem(api("POST", "/submissions", json=BODY), 429, "backlog")
+    assert count(api) == 1
+
+
+def test_what_was_erased_since_is_gone(api: Api):
+    assert api("DELETE", f"/submissions/{send(api).json['id']}").status_code == 204
+    problem(send(api), 410, "erased")
+
+
 def test_a_refused_request_frees_its_key(api: Api):
     problem(send(api, body={**BODY, "challenge": "none"}), 422, "unknown-challenge")
     assert send(api).status_code == 202

@@ -111,6 +111,18 @@ class TestScorecard:
         assert "Would hire" in sheet(site, site.seeded.submission_ids[0])
         assert site.store.scorecards(site.seeded.submission_ids[0]) == []
 
+    def test_a_text_that_is_too_long_comes_back_and_is_not_said_to_be_kept(self, site: Site):
+        response = self.post(site, "interviewer", "draft", summary="x" * 10_001)
+        assert response.status_code == 422 and "Nothing is kept yet" in response.text
+        assert "kept as a draft" not in response.text and "x" * 10_001 in response.text
+        assert "Plain words" in response.text and 'value="strong" checked' in response.text
+
+    def test_line_ends_count_once_as_the_browser_counts_them(self, site: Site):
+        text = ("a" * 9 + "\r\n") * 999
+        assert self.post(site, "interviewer", "hand_in", summary=text).status_code == 303
+        (kept,) = site.store.scorecards(site.seeded.submission_ids[0])
+        assert kept.summary == text.replace("\r\n", "\n").strip()
+
     def test_marks_of_other_sections_and_other_words_are_dropped(self, site: Site):
         odd = {"mark-nothing": "strong", "mark-reading": "superb"}
         self.post(site, "interviewer", "draft", **odd)

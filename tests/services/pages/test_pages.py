@@ -10,7 +10,7 @@ import pytest
 
 from grading.challenge import load_challenge
 from grading.verdict import Verdict
-from services.store import NewSubmission
+from services.store import NewSubmission, StoreUnavailable
 from tests.services.pages import seed
 from tests.services.pages.conftest import Site
 
@@ -342,3 +342,53 @@ def test_one_who_hands_in_again_has_attempts_side_by_side(site: Site):
     text = browser.get(f"/submissions/{again.id}/changes?from={first.id}").text
     assert "Earlier attempt" in text and "again" in text
     assert browser.get(f"/submissions/{again.id}/changes?from={site.seeded.submission_ids[0]}").status_code == 404
+
+
+class TestWriting:
+    def test_what_is_refused_stays_in_its_field(self, site: Site):
+        browser, path = site.browser("recruiter"), f"/submissions/{site.seeded.submission_ids[0]}"
+        response = browser.post(f"{path}/notes", {"text": "word " * 2001})
+        assert response.status_code == 422 and response.text.count("word word") == 1000
+        response = browser.post(f"{path}/decision", {"kind": "", "reason": "because of the leak"})
+        assert response.status_code == 422 and response.text.count("because of the leak") == 1
+
+    def test_a_note_of_the_longest_length_is_taken_with_its_line_ends_and_shown_to_its_end(self, site: Site):
+        browser, path = site.browser("recruiter"), f"/submissions/{site.seeded.submission_ids[0]}"
+        text = "b" * 4000 + "\r\n" + "c" * 5900 + " the end"
+        assert browser.post(f"{path}/notes", {"text": text}).status_code == 303
+        assert "c" * 5900 + " the end" in browser.get(path).text
+
+    def test_one_clients_numbers_are_not_anothers(self, site: Site):
+        ada, bob = (site.store.create_key(name, ["submit"])[0] for name in ("ada's", "bob's"))
+        made = [
+            site.store.create_submission(
+                NewSubmission("spiral", "a.py", b"x", candidate={"external_id": "1"}, api_key_id=key.id)
+            )
+            for key in (ada, bob, ada)
+        ]
+        browser = site.browser("recruiter")
+        text = browser.get(f"/submissions/{made[2].id}").text
+        assert made[0].id in text and made[1].id not in text
+        assert browser.get(f"/submissions/{made[2].id}/changes?from={made[1].id}").status_code == 404
+
+    def test_an_upload_that_the_database_cuts_short_says_what_was_taken(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch
+    ):
+        create, made = site.store.create_submission, list[str]()
+
+        def failing(new: NewSubmission, **more: object) -> object:
+            if len(made) == 2:
+                raise StoreUnavailable("gone")
+            made.append(new.file_name)
+            return create(new, **more)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(site.store, "create_submission", failing)
+        files = [(io.BytesIO(b"x"), f"{name}.py") for name in "abcd"]
+        response = site.browser("recruiter").post(
+            "/upload",
+            {"challenge": "spiral", "cohort": "none", "files": files},
+            form="/upload",
+            content_type="multipart/form-data",
+        )
+        assert response.status_code == 200 and made == ["a.py", "b.py"]
+        assert "c.py" in response.text and "d.py" in response.text and "a.py" not in response.text

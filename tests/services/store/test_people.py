@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
 from argon2 import PasswordHasher
 
-from services.store import Conflict, NotFound, Role, Store, User, people
+from services.store import Busy, Conflict, NotFound, Role, Store, User, people
 from tests.services.store.conftest import Clock
 from tests.services.store.test_races import at_once
 
@@ -108,6 +110,35 @@ def test_signing_in_again_ends_the_session_before(store: Store) -> None:
     first = store.open_session(made.id, 1000)
     second = store.open_session(made.id, 1000, replaces=first)
     assert store.signed_in(first, 150) is None and store.signed_in(second, 150) is not None
+
+
+def test_few_passwords_are_hashed_at_once_since_each_takes_memory(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    somebody(store)
+    inside, most, lock = 0, 0, threading.Lock()
+    verify = people._hasher.verify
+
+    class Counting:
+        check_needs_rehash = people._hasher.check_needs_rehash
+        hash = people._hasher.hash
+
+        def verify(self, hashed: str, password: bytes) -> bool:
+            nonlocal inside, most
+            with lock:
+                inside += 1
+                most = max(most, inside)
+            time.sleep(0.01)
+            with lock:
+                inside -= 1
+            return verify(hashed, password)
+
+    monkeypatch.setattr(people, "_hasher", Counting())
+    assert all(at_once(*[partial(check, store)] * 12)) and most == people._HASHES_AT_ONCE
+    monkeypatch.setattr(people, "_HASH_WAIT_S", 0.01)
+    with people._hash_slot(), people._hash_slot(), pytest.raises(Busy):
+        check(store)
+    assert check(store) is not None
 
 
 def test_somebody_disabled_is_out_at_once(store: Store) -> None:
