@@ -12,6 +12,7 @@ from typing import Literal
 from sqlalchemy import ForeignKey, Index, String, delete, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from services.store import machine
 from services.store.audit import append
 from services.store.errors import Conflict, NotFound
 from services.store.ids import new_id
@@ -286,9 +287,7 @@ def _text(words: str, what: str) -> str:
 
 
 def _reviewable(session: Session, submission_id: str) -> SubmissionRow:
-    row = session.get(SubmissionRow, submission_id)
-    if row is None:
-        raise NotFound(f"there is no submission {submission_id}")
+    row = machine.handed_in(session.get(SubmissionRow, submission_id), submission_id)
     if row.state == "erased":
         raise Conflict(f"submission {submission_id} is erased")
     return row
