@@ -28,7 +28,7 @@ _ENDED_OTHERWISE = "its own run did not come to its end"
 class PublicPart(BaseModel):
     """A report without what is hidden. None where it is not shown; empty texts where nothing is wrong."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")  # rows of other versions stay readable
 
     loads: bool | None = None
     load_problem: str = ""

@@ -102,6 +102,7 @@ def _report_page(submission: Submission, wrong: str = "", link: str = "") -> str
         cohort=cohort,
         place=store.place_in_queue(submission.id) if submission.state == "queued" else None,
         attempts=_attempts(submission),
+        invitation=store.invitation_of(submission.id),
         generations=generations,
         regraded=_regraded(generations),
         events=store.events_after(submission.id, 0, 200),
