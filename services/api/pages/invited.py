@@ -111,7 +111,11 @@ def _tried(invitation: Invitation) -> dict[str, Any]:
     return {
         "checks": checks,
         "results": results,
-        "curves": {key: _curve(told, epochs) for key, told in results.items() if told.accuracy_by_epoch},
+        "curves": {
+            one.id: _curve(number, results[one.id], epochs)
+            for number, one in enumerate(reversed(checks), start=1)
+            if one.id in results and results[one.id].accuracy_by_epoch
+        },
         "reached": {key: _reached(told) for key, told in results.items()},
         "waiting": waiting,
         "place": store.place_in_queue(waiting.id) if waiting is not None else None,
@@ -120,11 +124,11 @@ def _tried(invitation: Invitation) -> dict[str, Any]:
     }
 
 
-def _curve(told: PublicPart, epochs: int) -> charts.Curves:
+def _curve(number: int, told: PublicPart, epochs: int) -> charts.Curves:
     values = told.accuracy_by_epoch or ()
-    series = {"measured": values}
+    title, series = f"Accuracy in check {number}", {"measured": values}
     longest = max(epochs, len(values))
-    return charts.curves("Accuracy, measured", series, epochs=longest, top=1.0, as_share=True, goal=told.threshold)
+    return charts.curves(title, series, epochs=longest, top=1.0, as_share=True, goal=told.threshold)
 
 
 def _reached(told: PublicPart) -> int | None:
