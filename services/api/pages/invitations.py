@@ -26,7 +26,7 @@ from services.render import inert
 from services.store import Candidate, Cohort, Invitation, NewInvitations
 from services.store.events import iso
 
-desk = Desk("invitations", __name__)
+desk = Desk("invitation_pages", __name__)
 _PER_PAGE = 50
 _DAYS = 7
 _DAY_S = 86_400
@@ -180,7 +180,7 @@ def change(cohort_id: str, invitation_id: str) -> AnyResponse:
         said = "erased"
     else:
         raise ApiProblem(422, "There is nothing of that name to do.")
-    return redirect(url_for("invitations.index", cohort_id=cohort_id, said=said), 303)
+    return redirect(url_for("invitation_pages.index", cohort_id=cohort_id, said=said), 303)
 
 
 # --- reading whom to invite ------------------------------------------------------------------

@@ -69,7 +69,7 @@ OUR_DESKS = (
     "report_pages.",
     "handed.",
     "shared.",
-    "invitations.",
+    "invitation_pages.",
     "invited.",
     "admin.",
 )
