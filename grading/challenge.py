@@ -60,6 +60,21 @@ class RunLimits(_Frozen):
     memory_bytes: int = Field(gt=0)
 
 
+Shown = Literal["loads", "trains", "accuracy", "output"]
+
+
+class CandidateView(_Frozen):
+    """What an invited candidate has and is told; none of it decides a verdict."""
+
+    time_limit_minutes: int | None = Field(default=None, gt=0, description="None: as long as the link lives.")
+    checks: int = Field(default=5, ge=0, le=1000, description="How often a program may be tried before handing in.")
+    # Not the output: the program runs beside our instruments and could print what it finds there.
+    check_shows: tuple[Shown, ...] = ("loads", "trains", "accuracy")
+    result: Literal["receipt", "score", "verdicts"] = Field(
+        default="receipt", description="What is shown once what was handed in is graded."
+    )
+
+
 class Manifest(_Frozen):
     """`manifest.toml` of a challenge."""
 
@@ -71,6 +86,7 @@ class Manifest(_Frozen):
     required_names: tuple[str, ...]
     goal: Goal
     limits: RunLimits
+    candidate: CandidateView = CandidateView()
     bugs: tuple[Bug, ...]
     rating_bands: tuple[RatingBand, ...]
 

@@ -230,6 +230,16 @@ class Settings(BaseSettings):
     share_link_max_s: float = Field(
         default=2_592_000.0, gt=0, description="Longest life of a link that shows one report to whoever has it."
     )
+    invitation_max_s: float = Field(
+        default=7_776_000.0, gt=0, description="Longest life of a candidate's link, counted anew when it is extended."
+    )
+    invitation_batch: int = Field(default=200, gt=0, le=1000, description="Most candidates who are invited at once.")
+    check_output_characters: int = Field(
+        default=4000,
+        ge=0,
+        le=16_384,
+        description="How much of the end of a program's output is kept for its candidate, where a challenge shows it.",
+    )
     person_rate_limit: str = Field(
         default="600/minute", description="Requests of one person who is signed in to the dashboard."
     )

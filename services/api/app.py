@@ -21,6 +21,7 @@ from services.api import (
     challenges,
     cohorts,
     hooks,
+    invitations,
     observe,
     operations,
     problems,
@@ -36,6 +37,7 @@ from services.store import Store
 _ROOMS = (
     submissions.room,
     cohorts.room,
+    invitations.room,
     challenges.room,
     receivers.room,
     hooks.room,

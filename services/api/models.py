@@ -21,6 +21,8 @@ from services.store import (
     Event,
     Integration,
     IntegrationKind,
+    Invitation,
+    InvitationState,
     MessageState,
     Queue,
     Scope,
@@ -350,6 +352,55 @@ class CohortDiffs(Told):
     data: list[CohortDiffTold]
 
 
+# --- invitations -----------------------------------------------------------------------
+
+
+class InvitationsGiven(Given):
+    """Candidates to invite into a cohort, each by a link of their own."""
+
+    candidates: list[CandidateGiven] = Field(min_length=1, max_length=1000)
+    valid_days: int = Field(7, ge=1, le=3650, description="How long the links live; the service has a most.")
+    time_limit_minutes: int | None = Field(
+        None, ge=0, le=100_000, description="From when a candidate starts; 0: none; not given: the challenge's own."
+    )
+    contact: Words | None = Field(None, description="Whom candidates are told to ask; else the name of the key.")
+
+
+class InvitationTold(Told):
+    """One invited candidate."""
+
+    id: str
+    cohort_id: str | None
+    challenge: str
+    candidate: CandidateTold | None = Field(
+        description="Null once erased; `external_id` is the id where none was given."
+    )
+    state: InvitationState
+    contact: str
+    created_at: str
+    expires_at: str
+    time_limit_s: int | None
+    opened_at: str | None = Field(description="The last visit.")
+    started_at: str | None
+    handed_in_at: str | None
+    late_s: float = Field(description="How late it was handed in, or would be now; 0 in time.")
+    checks_used: int
+    checks_max: int
+    submission_id: str | None
+
+
+class InvitationWithLink(InvitationTold):
+    """A new invitation with its link, which is not told again."""
+
+    link: str
+
+
+class InvitationsMade(Told):
+    """New invitations, in the order of the candidates."""
+
+    data: list[InvitationWithLink]
+
+
 # --- challenges ------------------------------------------------------------------------
 
 
@@ -647,6 +698,28 @@ def cohort_fields(cohort: Cohort, counts: Mapping[SubmissionState, int]) -> dict
         "generation": cohort.generation,
         "total": sum(counts.values()),
         "counts": dict(counts),
+    }
+
+
+def invitation_fields(invitation: Invitation, now_us: int) -> dict[str, Any]:
+    """The fields of `InvitationTold`."""
+    return {
+        "id": invitation.id,
+        "cohort_id": invitation.cohort_id,
+        "challenge": invitation.challenge,
+        "candidate": _candidate(invitation.candidate),
+        "state": invitation.state(now_us),
+        "contact": invitation.author,
+        "created_at": iso(invitation.created_us),
+        "expires_at": iso(invitation.expires_us),
+        "time_limit_s": invitation.time_limit_s,
+        "opened_at": at(invitation.opened_us),
+        "started_at": at(invitation.started_us),
+        "handed_in_at": at(invitation.handed_in_us),
+        "late_s": invitation.late_s(now_us),
+        "checks_used": invitation.checks_used,
+        "checks_max": invitation.checks_max,
+        "submission_id": invitation.submission_id,
     }
 
 

@@ -146,6 +146,22 @@ def _form_with_one_file() -> tuple[SubmissionForm, FileStorage]:
     return _form(SubmissionForm), files[0]
 
 
+def chosen_program() -> Program:
+    """The one program of a form whose other fields are its page's own. Raises ApiProblem, in words for its reader."""
+    files = request.files.getlist("file")
+    if len(files) != 1 or not files[0].filename:
+        raise ApiProblem(422, "Choose one file.")
+    name = _clean_name(files[0].filename)
+    if not name.casefold().endswith(".py"):
+        raise ApiProblem(422, "Choose the program itself: its name ends in .py.")
+    program = Program(name, files[0].stream.read(here().settings.max_submission_bytes + 1))
+    _require_size(program.source)
+    reason = unusable_reason(program.source)
+    if reason is not None:
+        raise ApiProblem(422, f"This is no program: {reason}.")
+    return program
+
+
 def _form(model: Any) -> Any:
     repeated = [name for name, values in request.form.lists() if len(values) > 1]
     if repeated:

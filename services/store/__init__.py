@@ -23,6 +23,7 @@ from services.store.events import COHORT_FINISHED, ENDPOINT_PING, EVENT_TYPES, b
 from services.store.figures import FigurePart
 from services.store.ids import new_id
 from services.store.integrations import IntegrationPart
+from services.store.invitations import Check, Invitation, InvitationPart, InvitationState, NewInvitations
 from services.store.keys import KeyPart
 from services.store.overview import FlagState, Line, OverviewPart
 from services.store.part import BodyOf
@@ -57,6 +58,7 @@ from services.store.records import (
     NewSubmission,
     OutboxRow,
     Page,
+    Purpose,
     Queue,
     Scope,
     Secret,
@@ -103,6 +105,7 @@ class Store(
     MessagePart,
     IntegrationPart,
     AssessmentPart,
+    InvitationPart,
     PeoplePart,
     ReviewPart,
     ScorecardPart,
@@ -199,6 +202,7 @@ __all__ = [
     "BodyOf",
     "Busy",
     "Candidate",
+    "Check",
     "Claim",
     "Cohort",
     "CohortDiff",
@@ -217,17 +221,21 @@ __all__ = [
     "InboundSeen",
     "Integration",
     "IntegrationKind",
+    "Invitation",
+    "InvitationState",
     "Line",
     "Mark",
     "MessageFilters",
     "MessageState",
     "NewAssessment",
     "NewIntegration",
+    "NewInvitations",
     "NewSubmission",
     "NotFound",
     "Note",
     "OutboxRow",
     "Page",
+    "Purpose",
     "Queue",
     "Recommendation",
     "Role",

@@ -12,6 +12,7 @@ _STEP_BITS = 48
 _LENGTH = 26  # 130 bits in steps of five hold 48 bits of milliseconds and the random ones
 
 SUBMISSION, COHORT, KEY, ENDPOINT, MESSAGE, INTEGRATION, REPORT = "sub", "coh", "key", "whe", "msg", "int", "rep"
+INVITATION = "inv"
 
 
 class _Numbers:

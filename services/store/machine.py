@@ -6,11 +6,12 @@ running under the claim's fence: each new claim, and each taking away, raises th
 nobody can finish what is no longer theirs.
 
 All functions work inside a transaction of their caller. Rows are locked in one order everywhere:
-cohort, submission, receivers of webhooks, messages, and the audit log last.
+cohort, submission, invitation, its checks, receivers of webhooks, messages, and the audit log last.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -27,9 +28,9 @@ from services.store.events import (
     SUBMISSION_INVALID,
     cohort_body,
 )
-from services.store.ids import MESSAGE, REPORT, new_id
-from services.store.part import BodyOf
-from services.store.records import UNDER_WAY, Claim, Submission, SubmissionState
+from services.store.ids import MESSAGE, REPORT, SUBMISSION, new_id
+from services.store.part import BodyOf, plain
+from services.store.records import UNDER_WAY, Claim, NewSubmission, Purpose, Queue, Submission, SubmissionState
 from services.store.tables import (
     CohortTable,
     EndpointRow,
@@ -77,6 +78,14 @@ def existing(row: SubmissionRow | None, submission_id: str) -> SubmissionRow:
     return row
 
 
+def handed_in(row: SubmissionRow | None, submission_id: str) -> SubmissionRow:
+    """`row`, where it is a submission and not a check. Raises NotFound."""
+    found = existing(row, submission_id)
+    if found.purpose != "grade":
+        raise NotFound(f"there is no submission {submission_id}")
+    return found
+
+
 def locked_cohort(session: Session, cohort_id: str) -> CohortTable:
     """The cohort for this transaction alone. Raises NotFound."""
     found = select(CohortTable).where(CohortTable.id == cohort_id)
@@ -94,6 +103,64 @@ def holds(row: SubmissionRow | None, claim: Claim) -> bool:
 def told(session: Session, submission_id: str, kind: str, data: Mapping[str, Any], now_us: int) -> None:
     """Add an event. Under the row's lock, so that events of a submission appear in the order of `seq`."""
     session.execute(insert(EventRow).values(submission_id=submission_id, kind=kind, data=dict(data), created_us=now_us))
+
+
+# Taking in --------------------------------------------------------------------------------------
+
+
+def new_row(
+    new: NewSubmission,
+    queue: Queue,
+    now_us: int,
+    max_attempts: int,
+    *,
+    cohort_id: str | None = None,
+    purpose: Purpose = "grade",
+    invitation_id: str | None = None,
+) -> SubmissionRow:
+    """What just came in, waiting."""
+    return SubmissionRow(
+        id=new_id(SUBMISSION, now_us),
+        challenge=new.challenge,
+        file_name=new.file_name,
+        source=new.source,
+        source_sha256=hashlib.sha256(new.source).hexdigest(),
+        source_bytes=len(new.source),
+        state="queued",
+        queue=queue,
+        cohort_id=cohort_id,
+        candidate=plain(new.candidate),
+        integration_id=new.integration_id,
+        callback=plain(new.callback),
+        api_key_id=new.api_key_id,
+        created_us=now_us,
+        queued_us=now_us,
+        started_us=None,
+        finished_us=None,
+        attempts=0,
+        max_attempts=max_attempts,
+        next_attempt_us=now_us,
+        fence=0,
+        lease_until_us=None,
+        worker=None,
+        generation=0,
+        last_error=None,
+        outcome=None,
+        fixed=None,
+        total=None,
+        rating=None,
+        tampering_suspected=False,
+        state_version=0,
+        purpose=purpose,
+        invitation_id=invitation_id,
+        check_result=None,
+    )
+
+
+def first_hint(session: Session, row: SubmissionRow, now_us: int) -> None:
+    """A new row, which is in the database already, is due."""
+    hint(session, row, now_us, now_us)
+    told(session, row.id, "queued", {"generation": 0, "reason": "new"}, now_us)
 
 
 # Moving -----------------------------------------------------------------------------------------
@@ -174,6 +241,13 @@ def keep_report(session: Session, row: SubmissionRow, report: Report, now_us: in
         row.fixed, row.total, row.rating = report.rating.fixed, report.rating.total, report.rating.rating
 
 
+def keep_check(row: SubmissionRow, result: Mapping[str, Any], outcome: str) -> None:
+    """What a check may tell, and nothing else of its report."""
+    row.check_result = plain(result)
+    row.outcome = outcome
+    row.last_error = None
+
+
 def end(
     session: Session,
     row: SubmissionRow,
@@ -192,7 +266,7 @@ def end(
     row.lease_until_us = row.worker = None
     session.flush()
     told(session, row.id, state, data, now_us)
-    if state in _ENDS:
+    if state in _ENDS and row.purpose == "grade":
         _announce_submission(session, row, _ENDS[state], body_of(_ENDS[state], record(row), report), now_us)
     if row.cohort_id is not None:
         settle_cohort(session, locked_cohort(session, row.cohort_id), now_us)
@@ -289,10 +363,16 @@ def _post(
 # Erasing ----------------------------------------------------------------------------------------
 
 
-def forget(session: Session, submission_id: str) -> None:
-    """Remove what tells of the candidate from everything that belongs to the submission but its own row."""
-    session.execute(update(ReportRow).where(ReportRow.submission_id == submission_id).values(report=None))
-    session.execute(update(EventRow).where(EventRow.submission_id == submission_id).values(data={}))
-    ours = MessageRow.submission_id == submission_id
+def erase(session: Session, row: SubmissionRow, now_us: int, body_of: BodyOf) -> None:
+    """Forget the candidate in a row and in what belongs to it; a running grade loses its claim. The counts stay."""
+    row.candidate = row.callback = row.last_error = row.check_result = None
+    row.file_name = row.source_sha256 = ""
+    finished_us = row.finished_us
+    end(session, row, "erased", now_us, {}, None, body_of)
+    row.finished_us = finished_us or now_us
+    session.execute(update(SubmissionRow).where(SubmissionRow.id == row.id).values(source=None))
+    session.execute(update(ReportRow).where(ReportRow.submission_id == row.id).values(report=None))
+    session.execute(update(EventRow).where(EventRow.submission_id == row.id).values(data={}))
+    ours = MessageRow.submission_id == row.id
     session.execute(update(MessageRow).where(ours, MessageRow.state == "pending").values(state="dead"))
     session.execute(update(MessageRow).where(ours).values(body=""))

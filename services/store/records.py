@@ -15,6 +15,7 @@ CohortState = Literal["open", "running", "finished", "cancelled"]
 MessageState = Literal["pending", "delivered", "dead"]
 IntegrationKind = Literal["standard", "greenhouse", "ashby", "workable"]
 Scope = Literal["submit", "read", "manage"]
+Purpose = Literal["grade", "check"]
 
 UNDER_WAY: tuple[SubmissionState, ...] = ("queued", "running")
 SETTLED: tuple[SubmissionState, ...] = ("graded", "invalid", "dead", "cancelled", "erased")
@@ -108,6 +109,7 @@ class Claim:
     source: bytes
     queue: Queue
     cohort_id: str | None
+    purpose: Purpose
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Literal
 from sqlalchemy import ForeignKey, Index, String, delete, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from services.store import machine
 from services.store.audit import append
 from services.store.errors import Conflict, NotFound
 from services.store.ids import new_id
@@ -286,10 +287,8 @@ def _text(words: str, what: str) -> str:
 
 
 def reviewable(session: Session, submission_id: str) -> SubmissionRow:
-    """The submission that somebody writes about. Raises NotFound, Conflict once erased."""
-    row = session.get(SubmissionRow, submission_id)
-    if row is None:
-        raise NotFound(f"there is no submission {submission_id}")
+    """The submission that somebody writes about, so that it is not erased meanwhile. Raises NotFound, Conflict."""
+    row = machine.handed_in(machine.locked(session, submission_id), submission_id)
     if row.state == "erased":
         raise Conflict(f"submission {submission_id} is erased")
     return row

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Select, and_, delete, exists, func, insert, or_, select, update
 
 from grading.verdict import Report
-from services.store import assessments, machine, replies, reviews, scorecards
+from services.store import assessments, invitations, machine, replies, reviews, scorecards
 from services.store.audit import append
 from services.store.database import changed
 from services.store.errors import Conflict
-from services.store.ids import SUBMISSION, new_id
 from services.store.machine import record
-from services.store.part import Part, page, plain, us
+from services.store.part import Part, page, us
 from services.store.records import (
     UNDER_WAY,
     Claim,
@@ -69,14 +67,13 @@ class SubmissionPart(Part):
         """
         with self._database.write() as session:
             now_us = self._clock()
-            row = self._row(new, new.queue, None, now_us)
+            row = machine.new_row(new, new.queue, now_us, self._max_attempts)
             session.add(row)
             session.flush()
             if new.assessment_id is not None:
                 assessments.attach(session, new.assessment_id, row, now_us)
                 session.flush()
-            machine.hint(session, row, now_us, now_us)
-            machine.told(session, row.id, "queued", {"generation": 0, "reason": "new"}, now_us)
+            machine.first_hint(session, row, now_us)
             made = record(row)
             replies.remember(session, idempotency, inbound, (made,), made.id)
             who = actor or new.api_key_id or new.integration_id or "system"
@@ -100,7 +97,8 @@ class SubmissionPart(Part):
             cohort = machine.locked_cohort(session, cohort_id)
             if cohort.state == "cancelled":
                 raise Conflict(f"cohort {cohort_id} is cancelled")
-            rows = [self._row(one, "cohort", cohort_id, now_us) for one in new]
+            most = self._max_attempts
+            rows = [machine.new_row(one, "cohort", now_us, most, cohort_id=cohort_id) for one in new]
             if rows:
                 machine.run_cohort(cohort)
                 session.add_all(rows)
@@ -115,46 +113,11 @@ class SubmissionPart(Part):
             append(self._database, session, now_us, who, "cohort.add", cohort_id, {"submissions": len(made)})
         return made
 
-    def _row(self, new: NewSubmission, queue: Queue, cohort_id: str | None, now_us: int) -> SubmissionRow:
-        return SubmissionRow(
-            id=new_id(SUBMISSION, now_us),
-            challenge=new.challenge,
-            file_name=new.file_name,
-            source=new.source,
-            source_sha256=hashlib.sha256(new.source).hexdigest(),
-            source_bytes=len(new.source),
-            state="queued",
-            queue=queue,
-            cohort_id=cohort_id,
-            candidate=plain(new.candidate),
-            integration_id=new.integration_id,
-            callback=plain(new.callback),
-            api_key_id=new.api_key_id,
-            created_us=now_us,
-            queued_us=now_us,
-            started_us=None,
-            finished_us=None,
-            attempts=0,
-            max_attempts=self._max_attempts,
-            next_attempt_us=now_us,
-            fence=0,
-            lease_until_us=None,
-            worker=None,
-            generation=0,
-            last_error=None,
-            outcome=None,
-            fixed=None,
-            total=None,
-            rating=None,
-            tampering_suspected=False,
-            state_version=0,
-        )
-
     def submission(self, submission_id: str) -> Submission | None:
         """One submission."""
         with self._database.read() as session:
             row = session.get(SubmissionRow, submission_id)
-            return None if row is None else record(row)
+            return None if row is None or row.purpose != "grade" else record(row)
 
     def list_submissions(
         self, filters: SubmissionFilters | None = None, cursor: str | None = None, limit: int = 50
@@ -167,7 +130,8 @@ class SubmissionPart(Part):
     def source(self, submission_id: str) -> bytes | None:
         """What was handed in; None where there is none or it was erased."""
         with self._database.read() as session:
-            return session.scalar(select(SubmissionRow.source).where(SubmissionRow.id == submission_id))
+            mine = (SubmissionRow.id == submission_id, SubmissionRow.purpose == "grade")
+            return session.scalar(select(SubmissionRow.source).where(*mine))
 
     def report(self, submission_id: str, generation: int | None = None) -> dict[str, Any] | None:
         """The Report as JSON of one generation, by default of the newest that has one."""
@@ -222,7 +186,7 @@ class SubmissionPart(Part):
     ) -> Submission:
         with self._database.write() as session:
             now_us = self._clock()
-            row = machine.existing(machine.locked_with_cohort(session, submission_id), submission_id)
+            row = machine.handed_in(machine.locked_with_cohort(session, submission_id), submission_id)
             if row.state not in states:
                 raise Conflict(f"submission {submission_id} is {row.state}, so there is nothing to {action}")
             machine.start_over(session, row, now_us, action)
@@ -237,7 +201,7 @@ class SubmissionPart(Part):
         """Take a waiting or running submission out. Raises NotFound, Conflict."""
         with self._database.write() as session:
             now_us = self._clock()
-            row = machine.existing(machine.locked_with_cohort(session, submission_id), submission_id)
+            row = machine.handed_in(machine.locked_with_cohort(session, submission_id), submission_id)
             if row.state not in UNDER_WAY:
                 raise Conflict(f"submission {submission_id} is {row.state} already")
             machine.end(session, row, "cancelled", now_us, {}, None, self._body_of)
@@ -251,19 +215,15 @@ class SubmissionPart(Part):
         """
         with self._database.write() as session:
             now_us = self._clock()
-            row = machine.existing(machine.locked_with_cohort(session, submission_id), submission_id)
+            row = machine.handed_in(machine.locked_with_cohort(session, submission_id), submission_id)
             if row.state == "erased":
                 return record(row)
-            row.candidate = row.callback = row.last_error = None
-            row.file_name = row.source_sha256 = ""
-            finished_us = row.finished_us
-            machine.end(session, row, "erased", now_us, {}, None, self._body_of)
-            row.finished_us = finished_us or now_us
-            session.execute(update(SubmissionRow).where(SubmissionRow.id == row.id).values(source=None))
-            machine.forget(session, row.id)
+            machine.erase(session, row, now_us, self._body_of)
             assessments.forget(session, row.id)
             reviews.forget(session, row.id, now_us)
             scorecards.forget(session, row.id)
+            if row.invitation_id is not None:
+                invitations.forget(session, row.invitation_id, now_us, self._body_of)
             mine = select(MessageRow.id).where(MessageRow.submission_id == row.id)
             session.execute(update(AttemptRow).where(AttemptRow.message_id.in_(mine)).values(response_head=""))
             replies.forget(session, [row.id, row.cohort_id] if row.cohort_id else [row.id])
@@ -324,6 +284,7 @@ class WorkPart(Part):
                 source=source,
                 queue=_queue(row.queue),
                 cohort_id=row.cohort_id,
+                purpose="check" if row.purpose == "check" else "grade",
             )
 
     def renew(self, claim: Claim, lease_s: float) -> bool:
@@ -349,7 +310,10 @@ class WorkPart(Part):
         """Keep the report: report, state, event, webhook messages, end of the cohort, all at once.
 
         False when the claim is over, and nothing is changed. True again for the same claim's repeat.
+        Raises ValueError for a check, of which no report is kept.
         """
+        if claim.purpose != "grade":
+            raise ValueError("a check has no report; finish it with finish_check")
         with self._database.write() as session:
             now_us = self._clock()
             row = machine.locked_with_cohort(session, claim.submission_id)
@@ -359,6 +323,22 @@ class WorkPart(Part):
             data = {"attempt": row.attempts, "generation": row.generation, "outcome": row.outcome}
             data |= {"fixed": row.fixed, "total": row.total, "rating": row.rating}
             machine.end(session, row, report.outcome, now_us, data, report, self._body_of)
+            return True
+
+    def finish_check(self, claim: Claim, outcome: Literal["graded", "invalid"], result: Mapping[str, Any]) -> bool:
+        """Keep what a check may tell. False when the claim is over; True again for the same claim's repeat.
+
+        Raises ValueError for a submission, of which the whole report is kept.
+        """
+        if claim.purpose != "check":
+            raise ValueError("a submission has a report; finish it with finish")
+        with self._database.write() as session:
+            now_us = self._clock()
+            row = machine.locked(session, claim.submission_id)
+            if row is None or not machine.holds(row, claim):
+                return row is not None and row.check_result is not None and row.fence == claim.fence
+            machine.keep_check(row, result, outcome)
+            machine.end(session, row, outcome, now_us, {"attempt": row.attempts}, None, self._body_of)
             return True
 
     def release(self, claim: Claim, error: str, retry_in_s: float) -> SubmissionState:
@@ -468,7 +448,7 @@ def _report_of(claim: Claim) -> Select[str]:
 
 
 def _filtered(filters: SubmissionFilters) -> Select[SubmissionRow]:
-    statement = select(SubmissionRow)
+    statement = select(SubmissionRow).where(SubmissionRow.purpose == "grade")
     external_id = None if filters.external_id is None else clean(filters.external_id)
     if filters.states:
         statement = statement.where(SubmissionRow.state.in_(filters.states))

@@ -161,6 +161,10 @@ class SubmissionRow(Table):
     rating: Mapped[str | None] = mapped_column(Words)
     tampering_suspected: Mapped[bool] = mapped_column(default=False)
     state_version: Mapped[int] = mapped_column(Integer, default=0)
+    # grade, or check: an invited candidate tries a program. A check is nobody's submission: no list has it.
+    purpose: Mapped[str] = mapped_column(String(8), default="grade", server_default="grade")
+    invitation_id: Mapped[str | None] = mapped_column(Id, index=True)
+    check_result: Mapped[dict[str, Any] | None] = mapped_column(Facts)  # the public part, and the only one kept
 
     __table_args__ = (
         Index(None, "queue", "state", "queued_us", "id"),

@@ -15,6 +15,7 @@ from structlog.contextvars import bound_contextvars
 from grading.challenge import load_challenge
 from grading.controls import Controls, ControlsFailed
 from grading.engine import Submission, grade
+from grading.public import public_part
 from grading.verdict import Report
 from sandbox.spec import Sandbox, SandboxUnavailable, StepListener
 from services.logs import logger
@@ -40,13 +41,17 @@ class EngineGrader:
 
     def __call__(self, claim: Claim, sandbox: Sandbox, listener: StepListener) -> Report:
         """Grade what was claimed. Raises SandboxUnavailable, ControlsFailed, ChallengeError, OSError."""
+        challenge, controls = load_challenge(claim.challenge), self._controls
+        if claim.purpose == "check":
+            # Only a verdict that stays open has controls run again: by that time alone a candidate would know of it.
+            controls.ensure(challenge, sandbox, listener)
         return grade(
             Submission(claim.file_name, claim.source),
-            load_challenge(claim.challenge),
+            challenge,
             sandbox,
             queue_s=max(0.0, (claim.started_us - claim.queued_us) / 1e6),
             listener=listener,
-            controls=self._controls,
+            controls=None if claim.purpose == "check" else controls,
         )
 
 
@@ -193,12 +198,19 @@ class Grader:
         return "put back" if state == "queued" else str(state)
 
     def _finish(self, lease: Lease, report: Report) -> str:
-        if not self._patiently(lease, lambda: self.store.finish(lease.claim, report)):
+        if not self._patiently(lease, lambda: self._keep(lease.claim, report)):
             log.warning("the claim was over; this report is not kept")
             return "too late"
         self.instruments.graded(report)
         self.on_result()
         return report.outcome
+
+    def _keep(self, claim: Claim, report: Report) -> bool:
+        if claim.purpose == "grade":
+            return self.store.finish(claim, report)
+        shows = load_challenge(claim.challenge).manifest.candidate.check_shows
+        result = public_part(report, shows, self.settings.check_output_characters)
+        return self.store.finish_check(claim, report.outcome, result.model_dump(mode="json"))
 
     def _patiently(self, lease: Lease, call: Callable[[], T]) -> T:
         """Ask again where the database does not answer: the fence keeps a repeat harmless. Raises StoreUnavailable."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from grading.challenge import CHALLENGES_ROOT, ChallengeError, catalogue, load_challenge
+from grading.challenge import CHALLENGES_ROOT, Challenge, ChallengeError, catalogue, load_challenge
 
 MANIFEST = (CHALLENGES_ROOT / "spiral" / "manifest.toml").read_text("utf-8")
 Load = Callable[[str], object]
@@ -56,6 +56,9 @@ def test_the_untouched_manifest_loads_from_elsewhere(load: Load) -> None:
         (edited("minutes = 45", 'minutes = "soon"'), "minutes"),
         (edited("minutes = 45", "minutes = 45\nhours = 1"), "hours\n  Extra inputs are not permitted"),
         (edited('metric = "validation_accuracy"', 'metric = "beauty"'), r"goal\.metric"),
+        (edited("time_limit_minutes = 45", "time_limit_minutes = 0"), r"candidate\.time_limit_minutes"),
+        (edited('check_shows = ["loads"', 'check_shows = ["verdicts"'), r"candidate\.check_shows"),
+        (edited('result = "receipt"', 'result = "everything"'), r"candidate\.result"),
     ],
 )
 def test_a_bad_manifest_is_refused_in_words_that_name_the_place(load: Load, text: str, complaint: str) -> None:
@@ -63,6 +66,17 @@ def test_a_bad_manifest_is_refused_in_words_that_name_the_place(load: Load, text
         load(text)
 
     assert "manifest.toml" in str(caught.value)
+
+
+def test_a_manifest_that_says_nothing_of_candidates_shows_them_little(load: Load) -> None:
+    """Older manifests stay valid: no time limit, five checks, no output, no result."""
+    begin, end = MANIFEST.index("[candidate]"), MANIFEST.index("[[bugs]]")
+    challenge = load(MANIFEST[:begin] + MANIFEST[end:])
+
+    assert isinstance(challenge, Challenge)
+    view = challenge.manifest.candidate
+    assert (view.time_limit_minutes, view.checks, view.result) == (None, 5, "receipt")
+    assert view.check_shows == ("loads", "trains", "accuracy")
 
 
 def test_an_unknown_challenge_is_answered_with_those_there_are() -> None:

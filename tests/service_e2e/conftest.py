@@ -69,6 +69,7 @@ class Served:
             "ASSAY_WEBHOOK_ALLOW_PRIVATE": "true",
             "ASSAY_SOFT_STOP_S": "20",
             "ASSAY_API_RATE_LIMIT": "100000/minute",  # these tests ask more often than anybody should
+            "ASSAY_API_ANONYMOUS_RATE_LIMIT": "100000/minute",
             "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
         }
         self.log = folder / "log"

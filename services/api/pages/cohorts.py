@@ -21,7 +21,7 @@ from services.store import Cohort, Line
 desk = Desk(
     "cohort_pages",
     __name__,
-    navigation=[Entry("Cohorts", "cohort_pages.index", READERS, covers=("cohort_pages.",))],
+    navigation=[Entry("Cohorts", "cohort_pages.index", READERS, covers=("cohort_pages.", "invitation_pages."))],
 )
 _PER_PAGE = 50
 _COHORTS_PER_PAGE = 30

@@ -11,7 +11,20 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from services.api import problems
 from services.api.observe import log
-from services.api.pages import admin, assets, cohorts, gate, handed, interview, session, shared, submissions, text
+from services.api.pages import (
+    admin,
+    assets,
+    cohorts,
+    gate,
+    handed,
+    interview,
+    invitations,
+    invited,
+    session,
+    shared,
+    submissions,
+    text,
+)
 from services.api.pages.desk import Desk, Entry, desks, operations_of
 from services.api.problems import ApiProblem
 from services.api.routing import Operation
@@ -25,6 +38,8 @@ _DESKS: tuple[Desk, ...] = (
     handed.desk,
     interview.desk,
     shared.desk,
+    invitations.desk,
+    invited.desk,
     admin.desk,
 )
 
@@ -42,6 +57,7 @@ _SAID = {
     "requeued": ("good", "It waits to be graded again."),
     "erased": ("good", "The candidate's data are erased."),
     "unshared": ("good", "The link ends here."),
+    "extended": ("good", "The link lives on; the table shows until when."),
     "cancelled": ("good", "What was waiting is taken out."),
     "saved": ("good", "Saved."),
     "password": ("good", "The new password holds. All other sessions have ended."),
@@ -122,11 +138,13 @@ def _answer_with_pages(desk: Desk) -> None:
     desk.register_error_handler(Exception, _of_us)
 
 
+_GUESTS = ("invited.", "shared.")  # pages of people who have no account and no first page
 _TITLES = {
     401: "Please sign in",
     403: "Not for you",
     404: "Nothing here",
     409: "That cannot be done now",
+    410: "This link has ended",
     413: "Too large",
     422: "That does not fit",
     429: "Too many requests",
@@ -139,7 +157,15 @@ def _page(status: int, words: str, headers: dict[str, str] | None = None) -> Res
     title = _TITLES.get(status, "Something went wrong")
     reference = request.environ.get("assay.request_id", "none")
     response = make_response(
-        render_template("assay/error.html", status=status, title=title, words=words, reference=reference), status
+        render_template(
+            "assay/error.html",
+            status=status,
+            title=title,
+            words=words,
+            reference=reference,
+            is_guest=(request.endpoint or "").startswith(_GUESTS),
+        ),
+        status,
     )
     response.headers.update(headers or {})
     return response

@@ -105,6 +105,7 @@ def _report_page(
         cohort=cohort,
         place=store.place_in_queue(submission.id) if submission.state == "queued" else None,
         attempts=_attempts(submission),
+        invitation=store.invitation_of(submission.id),
         generations=generations,
         regraded=_regraded(generations),
         events=store.events_after(submission.id, 0, 200),

@@ -153,6 +153,16 @@ def seconds(value: float | None) -> str:
     return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.0f} h"
 
 
+def duration(seconds_long: float) -> str:
+    """How long something lasts, as people say it: the two largest units."""
+    left = int(seconds_long)
+    for unit, smaller, size, part in (("d", "h", 86_400, 3600), ("h", "min", 3600, 60), ("min", "s", 60, 1)):
+        if left >= size:
+            rest = left % size // part
+            return f"{left // size} {unit} {rest} {smaller}" if rest else f"{left // size} {unit}"
+    return f"{left} s"
+
+
 def mib(count: int | None) -> str:
     """An amount of memory."""
     return NOTHING if count is None else f"{count / (1 << 20):,.0f} MiB"
@@ -167,6 +177,7 @@ FILTERS: dict[str, Any] = {
     "day_time": day_time,
     "percent": percent,
     "seconds": seconds,
+    "duration": duration,
     "mib": mib,
 }
 WORDS: dict[str, Any] = {

@@ -24,7 +24,7 @@ WHO = {
         GET /v1/submissions/<submission_id>/report, GET /v1/submissions/<submission_id>/source,
         GET /v1/cohorts, GET /v1/cohorts/<cohort_id>, GET /v1/cohorts/<cohort_id>/diff,
         GET /v1/cohorts/<cohort_id>/export.csv, GET /v1/cohorts/<cohort_id>/export.jsonl,
-        GET /v1/cohorts/<cohort_id>/export.xlsx, GET /v1/assessments
+        GET /v1/cohorts/<cohort_id>/export.xlsx, GET /v1/cohorts/<cohort_id>/invitations, GET /v1/assessments
     """,
     "read submit": """
         GET /v1/challenges, GET /v1/challenges/<challenge>, GET /v1/challenges/<challenge>/problem,
@@ -34,6 +34,7 @@ WHO = {
         DELETE /v1/submissions/<submission_id>, POST /v1/submissions/<submission_id>/regrade,
         POST /v1/submissions/<submission_id>/requeue, POST /v1/submissions/<submission_id>/cancel,
         POST /v1/cohorts/<cohort_id>/regrade, POST /v1/cohorts/<cohort_id>/cancel,
+        POST /v1/cohorts/<cohort_id>/invitations,
         POST /v1/webhook-endpoints, GET /v1/webhook-endpoints, GET /v1/webhook-endpoints/<endpoint_id>,
         DELETE /v1/webhook-endpoints/<endpoint_id>, POST /v1/webhook-endpoints/<endpoint_id>/rotate,
         POST /v1/webhook-endpoints/<endpoint_id>/enable, POST /v1/webhook-endpoints/<endpoint_id>/disable,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from challenges.spiral.mutations import build
 from grading.challenge import Challenge, load_challenge
+from grading.public import public_part
 from grading.verdict import (
     BugVerdict,
     Evidence,
@@ -27,7 +28,7 @@ from grading.verdict import (
     Versions,
     rate,
 )
-from services.store import Candidate, NewSubmission, Store
+from services.store import Candidate, NewInvitations, NewSubmission, Store
 
 PASSWORD = "correct horse battery"
 _DAY_US = 86_400_000_000
@@ -280,6 +281,44 @@ def opinions(store: Store, seeded: Seeded) -> None:
     store.add_note(best, rita.name, "Speaks of autograd graphs in the comments.\nInvite this week.", actor=rita.id)
 
 
+def tried(
+    store: Store, invitation_id: str, verdicts: Sequence[Verdict], *, extra: str = "", name: str = "try.py"
+) -> str:
+    """A check that a worker has finished; its id."""
+    challenge = load_challenge("spiral")
+    made = store.create_check(invitation_id, name, program(challenge, verdicts))
+    claim = store.claim(made.id, "worker-1", 60)
+    assert claim is not None
+    report = made_report(challenge, name, claim.source, verdicts, random.Random(len(name)), extra=extra)
+    told = public_part(report, ("loads", "trains", "accuracy", "output"), 4000)
+    assert store.finish_check(claim, "graded", told.model_dump(mode="json"))
+    return made.id
+
+
+def invited(store: Store) -> dict[str, str]:
+    """A cohort of invited candidates in every state, and their tokens by it."""
+    made = store.create_cohort("Autumn 2026, invited", "spiral", actor="seed")
+    states = ("invited", "started", "checking", "handed_in", "late", "revoked")
+    names: list[Candidate] = [{"name": name, "email": f"{name[:3].lower()}@example.org"} for name in _FIRST[:6]]
+    new = NewInvitations("spiral", names, "Rita Recruiter", 7 * 86_400, 5, made.id, 2700)
+    links = dict(zip(states, store.create_invitations(new, actor="seed"), strict=True))
+    half = [Verdict.FIXED, Verdict.NOT_FIXED] * 4
+    for state in ("started", "checking", "handed_in"):
+        store.start_invitation(links[state][0].id)
+    tried(store, links["started"][0].id, [Verdict.NOT_FIXED] * 8)
+    tried(store, links["started"][0].id, half, name="second_try.py")
+    tried(store, links["checking"][0].id, half)
+    store.create_check(links["checking"][0].id, "third_try.py", b"print('still waiting')\n")
+    tried(store, links["handed_in"][0].id, half)
+    handed = store.hand_in(links["handed_in"][0].id, "mended.py", program(load_challenge("spiral"), half))
+    finish(store, handed.id, made_report(load_challenge("spiral"), "mended.py", b"x", half, random.Random(2)))
+    store.revoke_invitation(links["revoked"][0].id, actor="seed")
+    short = NewInvitations("spiral", [names[4]], "Rita Recruiter", 7 * 86_400, 5, made.id, 1)
+    links["late"] = store.create_invitations(short, actor="seed")[0]
+    store.start_invitation(links["late"][0].id)
+    return {state: token for state, (_, token) in links.items()}
+
+
 def everything(folder: Path, count: int = 40) -> tuple[Store, Seeded]:
     """A migrated store in `folder` with people, a settled cohort, a running one, a webhook and a key."""
     url = f"sqlite:///{folder / 'assay.db'}"
@@ -304,6 +343,8 @@ def everything(folder: Path, count: int = 40) -> tuple[Store, Seeded]:
 if __name__ == "__main__":
     where = Path(sys.argv[1])
     where.mkdir(parents=True, exist_ok=True)
-    _, made = everything(where, int(sys.argv[2]) if len(sys.argv) > 2 else 40)
+    opened, made = everything(where, int(sys.argv[2]) if len(sys.argv) > 2 else 40)
+    for state, token in invited(opened).items():
+        print(f"/take/{token}  {state}")
     print(f"recruiter@example.org, interviewer@example.org or admin@example.org, password {PASSWORD!r}")
     print(made)

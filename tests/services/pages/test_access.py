@@ -18,6 +18,14 @@ EVERYBODY = {
     "POST /sign-in",
     "GET /shared/<token>",
     "GET /shared/<token>/report.pdf",
+    "GET /take/<token>",
+    "GET /take/<token>/checks",
+    "GET /take/<token>/problem",
+    "GET /take/<token>/hand-in",
+    "GET /take/<token>/receipt.txt",
+    "POST /take/<token>/start",
+    "POST /take/<token>/check",
+    "POST /take/<token>/hand-in",
 }
 RECRUITERS = {
     "GET /upload",
@@ -25,6 +33,10 @@ RECRUITERS = {
     "GET /cohorts/<cohort_id>/export.<kind>",
     "POST /cohorts/<cohort_id>/regrade",
     "POST /cohorts/<cohort_id>/cancel",
+    "GET /cohorts/<cohort_id>/invitations",
+    "POST /cohorts/<cohort_id>/invitations",
+    "POST /cohorts/<cohort_id>/invitations/links.csv",
+    "POST /cohorts/<cohort_id>/invitations/<invitation_id>",
     "POST /submissions/<submission_id>/decision",
     "POST /submissions/<submission_id>/ruling",
     "POST /submissions/<submission_id>/regrade",
@@ -54,7 +66,17 @@ READERS = {
     "POST /submissions/<submission_id>/scorecard",
     "GET /questions",
 }
-OUR_DESKS = ("session.", "cohort_pages.", "report_pages.", "handed.", "shared.", "interview.", "admin.")
+OUR_DESKS = (
+    "session.",
+    "cohort_pages.",
+    "report_pages.",
+    "handed.",
+    "shared.",
+    "interview.",
+    "invitation_pages.",
+    "invited.",
+    "admin.",
+)
 
 
 def routes(site: Site) -> dict[str, str]:

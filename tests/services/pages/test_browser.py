@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from werkzeug.serving import make_server
 
+from services.store import NewInvitations
 from tests.services.pages import seed
 from tests.services.pages.conftest import Site
 from tests.services.pages.tour import pages
@@ -87,7 +90,7 @@ class Visit:
         )
 
     def _note(self, message: Any) -> None:
-        refused = message.text.startswith("Failed to load resource") and " 401 " in message.text
+        refused = message.text.startswith("Failed to load resource") and re.search(r" 4(01|10) ", message.text)
         if message.type in ("error", "warning") and not refused:
             self.complaints.append(message.text)
 
@@ -117,15 +120,52 @@ def test_every_page_is_accessible_and_within_the_policy(
     visit.open("/sign-in")
     found = {"/sign-in": _violations(visit.page)}
     visit.sign_in("admin")
-    for path in pages(site).values():
+    found |= _looked_at(visit, pages(site).values(), width)
+    context.close()
+    assert {path: what for path, what in found.items() if what} == {}
+    assert visit.complaints == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 390])
+def test_so_is_every_page_of_candidates_and_of_those_who_invite(
+    address: tuple[Site, str], chromium: Browser, theme: Any, width: int
+):
+    site, base = address
+    tokens = seed.invited(site.store)
+    working = site.store.open_invitation(tokens["started"])
+    assert working is not None
+    cohort = next(one for one in site.store.list_cohorts().items if one.id == working.cohort_id)
+    submission = site.store.list_submissions(limit=1).items[0]
+    paths = [f"/take/{token}" for token in tokens.values()]
+    paths.append(f"/take/{tokens['started']}/hand-in?check={site.store.checks(working.id)[0].id}")
+    context = chromium.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=theme, reduced_motion="reduce", locale="en-US"
+    )
+    visit = Visit(context, base)
+    found = _looked_at(visit, paths, width)
+    visit.sign_in("recruiter")
+    invitations = f"/cohorts/{cohort.id}/invitations"
+    found |= _looked_at(visit, [f"/submissions/{submission.id}", invitations], width)
+    visit.page.fill("#people", "Kim Doe <kim@example.org>\nmax@example.org")
+    visit.page.click("text=Make the links")
+    visit.page.wait_for_selector("text=2 links, shown this once")
+    found["made"] = _violations(visit.page)
+    context.close()
+    assert {path: what for path, what in found.items() if what} == {}
+    assert visit.complaints == []
+
+
+def _looked_at(visit: Visit, paths: Iterable[str], width: int) -> dict[str, list[str]]:
+    """What axe finds on each page with everything unfolded, none of which may be wider than the window."""
+    found = {}
+    for path in paths:
         page = visit.open(path)
         page.evaluate("document.querySelectorAll('details').forEach((one) => one.open = true)")
         found[path] = _violations(page)
         wide = page.evaluate("document.documentElement.scrollWidth")
         assert wide <= width, f"{path} is {wide} pixels wide"
-    context.close()
-    assert {path: what for path, what in found.items() if what} == {}
-    assert visit.complaints == []
+    return found
 
 
 def _violations(page: Page) -> list[str]:
@@ -225,6 +265,69 @@ def test_the_interviews_clock_goes_on_over_a_reload_and_says_when_time_is_up(
     assert page.inner_text("[aria-current=step]").startswith("▸ Read and understand")
     context.close()
     assert visit.complaints == []
+
+
+def _invited(site: Site, time_limit_s: int | None) -> tuple[str, str]:
+    new = NewInvitations("spiral", [{"name": "Kim Doe"}], "Rita Recruiter", 3600, 5, time_limit_s=time_limit_s)
+    ((made, token),) = site.store.create_invitations(new, actor="test")
+    return made.id, f"/take/{token}"
+
+
+def _finish_check(site: Site, invitation_id: str) -> None:
+    claim = site.store.claim(site.store.checks(invitation_id)[0].id, "worker-1", 60)
+    assert claim is not None
+    told = {"loads": True, "trains": True, "epochs": 2, "accuracy_by_epoch": [0.5, 0.9], "threshold": 0.85}
+    site.store.finish_check(claim, "graded", told)
+
+
+def test_a_candidate_sees_time_pass_and_a_check_come_back_by_itself(
+    address: tuple[Site, str], chromium: Browser, tmp_path: Path
+):
+    site, base = address
+    (tmp_path / "mine.py").write_text("print('mended')\n")
+    invitation, path = _invited(site, time_limit_s=120)
+    context = chromium.new_context(viewport={"width": 1440, "height": 900}, locale="en-US")
+    visit = Visit(context, base)
+    visit.page.clock.install()
+    page = visit.open(path)
+    page.click("text=Start now")
+    page.set_input_files("#try", tmp_path / "mine.py")
+    page.click("button:has-text('Check it')")
+    page.wait_for_selector("text=It waits to be run")
+    page.wait_for_selector("[data-left]:text-matches('^1:[0-5][0-9]$')")
+    _finish_check(site, invitation)
+    page.wait_for_selector("text=reached in epoch 2", timeout=15_000)
+    assert page.locator("#try").count() == 1, "another may be tried"
+    page.clock.fast_forward(80_000)
+    page.wait_for_selector("[data-left-said]:text-is('1 min left')", state="attached")
+    assert page.locator("[data-over]").is_hidden()
+    page.clock.fast_forward(60_000)
+    page.wait_for_selector("[data-over]")
+    context.close()
+    assert visit.complaints == []
+
+
+def test_a_candidate_needs_no_script(address: tuple[Site, str], chromium: Browser, tmp_path: Path):
+    site, base = address
+    (tmp_path / "mine.py").write_text("print('mended')\n")
+    invitation, path = _invited(site, time_limit_s=2700)
+    context = chromium.new_context(viewport={"width": 390, "height": 900}, java_script_enabled=False)
+    page = context.new_page()
+    page.goto(base + path)
+    page.click("text=Start now")
+    with page.expect_download() as download:
+        page.click("text=Download the program")
+    assert download.value.suggested_filename == "pytorch_debug_problem.py"
+    page.set_input_files("#try", tmp_path / "mine.py")
+    page.click("button:has-text('Check it')")
+    _finish_check(site, invitation)
+    page.click("text=Look again")
+    page.click("text=Hand in this file")
+    page.click("text=Hand it in")
+    assert "You have handed in" in page.inner_text("main")
+    submission = site.store.list_submissions(limit=1).items[0]
+    assert site.store.source(submission.id) == b"print('mended')\n"
+    context.close()
 
 
 def test_reading_needs_no_script(address: tuple[Site, str], chromium: Browser):

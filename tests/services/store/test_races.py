@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from grading.verdict import Report
-from services.store import AttemptResult, Claim, Conflict, NewSubmission, Store, Submission
+from services.store import AttemptResult, Claim, Conflict, NewInvitations, NewSubmission, Store, Submission
 
 Open = Callable[..., Store]
 Submit = Callable[..., Submission]
@@ -135,6 +135,47 @@ def test_a_cohort_that_grows_while_it_is_graded_finishes(open_store: Open, make_
     finished = store.cohort(cohort.id)
     assert finished is not None and finished.state == "finished"
     assert store.cohort_progress(cohort.id) == {"graded": 32}
+
+
+def test_of_two_who_hand_in_at_once_one_does(open_store: Open) -> None:
+    """By the same link: one submission, and the other learns of it. The cohort is locked in the same order."""
+    stores = [open_store() for _ in range(3)]
+    cohort = stores[0].create_cohort("autumn", "spiral")
+    new = NewInvitations("spiral", [{"name": str(n)} for n in range(8)], "Rita", 3600, 3, cohort.id)
+    for made, _ in stores[0].create_invitations(new, actor="test"):
+        jobs = [partial(stores[n % 3].hand_in, made.id, f"{n}.py", b"x") for n in range(THREADS)]
+        assert sum(bool(one) for one in at_once(*(partial(_succeeds, job) for job in jobs))) == 1
+    assert stores[0].cohort_progress(cohort.id) == {"queued": 8}
+    assert len(stores[0].list_submissions().items) == 8
+
+
+def test_of_many_checks_at_once_one_begins(open_store: Open) -> None:
+    stores = [open_store() for _ in range(3)]
+    new = NewInvitations("spiral", [{"name": str(n)} for n in range(5)], "Rita", 3600, 3)
+    for made, _ in stores[0].create_invitations(new, actor="test"):
+        jobs = [partial(stores[n % 3].create_check, made.id, f"{n}.py", b"x") for n in range(THREADS)]
+        assert sum(bool(one) for one in at_once(*(partial(_succeeds, job) for job in jobs))) == 1
+        assert len(stores[0].checks(made.id)) == 1
+
+
+def test_handing_in_checking_and_erasing_at_once_leave_no_candidate(open_store: Open) -> None:
+    """Whatever comes first, nothing waits for each other in a circle and nothing of the erased is left."""
+    stores = [open_store() for _ in range(3)]
+    cohort = stores[0].create_cohort("autumn", "spiral")
+    new = NewInvitations("spiral", [{"name": "PLANTED"}] * 8, "Rita", 3600, 3, cohort.id)
+    for made, _ in stores[0].create_invitations(new, actor="test"):
+        check = stores[0].create_check(made.id, "PLANTED.py", b"x")
+        claim = stores[0].claim(check.id, "worker", 60)
+        assert claim is not None
+        submission = stores[0].hand_in(made.id, "PLANTED.py", b"x")
+        at_once(
+            partial(stores[0].erase, submission.id),
+            partial(stores[1].finish_check, claim, "graded", {"loads": True}),
+            partial(_succeeds, partial(stores[2].hand_in, made.id, "PLANTED.py", b"y")),
+        )
+        left = (stores[0].invitation(made.id), stores[0].checks(made.id), stores[0].submission(submission.id))
+        assert "PLANTED" not in repr(left)
+        assert [one.result for one in stores[0].checks(made.id)] == [None]
 
 
 def _all_due(store: Store) -> list[str]:

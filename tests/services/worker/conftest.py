@@ -13,7 +13,7 @@ import pytest
 from grading.verdict import Report
 from sandbox.spec import Job, RunResult, Sandbox, SandboxUnavailable, StepListener
 from services.settings import Settings
-from services.store import Claim, NewSubmission, Store
+from services.store import Claim, NewInvitations, NewSubmission, Store
 from services.worker.grading import Grader
 from services.worker.sandboxes import Sandboxes
 from tests.services.conftest import a_report
@@ -61,6 +61,12 @@ class Bench:
 
     def hand_in(self, source: bytes = b"fixed=3") -> str:
         return self.store.create_submission(NewSubmission("spiral", "x.py", source)).id
+
+    def try_out(self, source: bytes = b"fixed=3") -> tuple[str, str]:
+        """A check of an invited candidate: the invitation's id and the check's."""
+        new = NewInvitations("spiral", [{"name": "Mei Lin"}], "Rita", 3600, 5)
+        ((made, _),) = self.store.create_invitations(new, actor="test")
+        return made.id, self.store.create_check(made.id, "x.py", source).id
 
     def worker(self, store: Store | None = None, name: str = "w1") -> Grader:
         def grade_one(claim: Claim, _: Sandbox, listener: StepListener) -> Report:

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from grading.controls import ControlsFailed
+from grading.challenge import load_challenge
+from grading.controls import Controls, ControlsFailed
 from grading.verdict import Report
 from sandbox.spec import SandboxUnavailable, StepListener
 from services.settings import Settings
 from services.store import Claim, MessageFilters, Store, StoreUnavailable
-from services.worker.grading import pause_before_retry_s
+from services.worker.grading import EngineGrader, pause_before_retry_s
 from tests.services.conftest import a_report
-from tests.services.worker.conftest import Bench
+from tests.services.worker.conftest import Bench, EmptySandbox
 
 
 def graded(claim: Claim) -> Report:
@@ -335,6 +336,91 @@ def test_a_release_that_breaks_loses_nothing(bench: Bench, after: bool) -> None:
     bench.store.sweep()
     assert bench.worker(name="w2").work(one) == "graded"
     one_verdict(bench.store, one)
+
+
+class TestChecks:
+    """What an invited candidate tries out is graded like anything else, and only its public part is kept."""
+
+    def result(self, bench: Bench, invitation_id: str) -> dict[str, Any]:
+        (check,) = bench.store.checks(invitation_id)
+        assert check.result is not None
+        return dict(check.result)
+
+    def test_the_public_part_is_kept_and_no_report(self, bench: Bench) -> None:
+        invitation, check = bench.try_out(b"fixed=3 forged")
+        assert bench.worker().work(check) == "graded"
+        told = self.result(bench, invitation)
+        assert (told["loads"], told["trains"], told["threshold"]) == (True, True, 0.85)
+        assert bench.store.report(check) is None and bench.store.counts().verdicts["fixed"] == 0
+
+    def test_one_that_does_not_load_says_why(self, bench: Bench) -> None:
+        invitation, check = bench.try_out(b"syntax")
+        assert bench.worker().work(check) == "invalid"
+        told = self.result(bench, invitation)
+        assert told["loads"] is False and "no program" in told["load_problem"]
+
+    def test_output_is_kept_only_where_the_challenge_shows_it(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        invitation, check = bench.try_out()
+        bench.worker().work(check)
+        assert self.result(bench, invitation)["output"] is None
+
+        spiral = load_challenge("spiral")
+        view = spiral.manifest.candidate.model_copy(update={"check_shows": ("output",)})
+        shown = spiral.model_copy(update={"manifest": spiral.manifest.model_copy(update={"candidate": view})})
+        monkeypatch.setattr("services.worker.grading.load_challenge", lambda slug: shown)
+        bench.settings = bench.settings.model_copy(update={"check_output_characters": 3})
+        invitation, check = bench.try_out()
+        bench.worker().work(check)
+        told = self.result(bench, invitation)
+        assert (told["output"], told["loads"]) == ("een", None)
+
+    def test_a_fault_of_ours_is_retried_and_costs_the_candidate_nothing(self, bench: Bench) -> None:
+        def fails(claim: Claim, listener: StepListener) -> Report:
+            raise ControlsFailed("bug 3 (loss-leak) is fixed, not not_fixed")
+
+        bench.grade = fails
+        invitation, check = bench.try_out()
+        outcomes = []
+        for _ in range(3):
+            outcomes.append(bench.worker().work(check))
+            bench.clock.pass_s(1000)
+        assert outcomes == ["put back", "put back", "dead"]
+        found = bench.store.invitation(invitation)
+        assert found is not None and found.checks_used == 0
+        assert bench.store.list_messages().items == ()
+
+    @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+    def test_whatever_call_breaks_there_is_one_result(self, bench: Bench, after: bool) -> None:
+        bench.settings = bench.settings.model_copy(update={"store_patience_s": 0.0})
+        broken = []
+        for call in range(4):
+            invitation, check = bench.try_out()
+            fragile = Fragile(bench.store, call, after, Crash())
+            with contextlib.suppress(Crash):
+                bench.worker(fragile).work(check)  # type: ignore[arg-type]
+            if fragile.broke_in:
+                broken.append(fragile.broke_in)
+            bench.clock.pass_s(bench.settings.lease_s + 1)
+            bench.store.sweep()
+            bench.worker(name="w2").work(check)
+            assert self.result(bench, invitation)["loads"] is True
+            assert [e.kind for e in bench.store.events_after(check, 0, 100)].count("graded") == 1
+        assert broken == ["claim", "finish_check"]
+
+    def test_an_open_verdict_takes_no_longer(self, monkeypatch: pytest.MonkeyPatch, bench: Bench) -> None:
+        """Controls that run again for a verdict that stays open would tell the candidate that one does."""
+        asked: list[object] = []
+        monkeypatch.setattr("services.worker.grading.grade", lambda *_, controls, **__: asked.append(controls))
+        monkeypatch.setattr(Controls, "ensure", lambda *_: asked.append("ensured"))
+        grader = EngineGrader(bench.settings)
+        for submission in (bench.hand_in(), bench.try_out()[1]):
+            claim = bench.store.claim(submission, "w", 60)
+            assert claim is not None
+            grader(claim, EmptySandbox(), lambda step, what: None)
+        first, *rest = asked
+        assert isinstance(first, Controls) and rest == ["ensured", None]
 
 
 def test_pauses_double_up_to_the_longest() -> None:

@@ -1,4 +1,5 @@
-// What pages do with a script on top of what they do without: choosing rows, dropping files, an interview's clock.
+// What pages do with a script on top of what they do without: choosing rows, dropping files, counting down,
+// an interview's clock.
 "use strict";
 
 // Compare: the button tells how many are chosen and takes two to four.
@@ -90,6 +91,28 @@ function watchClock(box) {
 }
 
 document.querySelectorAll("[data-clock]").forEach(watchClock);
+
+// Time left: counted down from what the server said, whatever the clock here shows; read out at few marks only.
+function watchTime(shown) {
+  const ends = performance.now() + 1000 * Number(shown.dataset.left);
+  const said = document.querySelector("[data-left-said]");
+  const marks = [600, 300, 60].filter((mark) => mark < Number(shown.dataset.left));
+  const two = (number) => String(number).padStart(2, "0");
+  const turn = () => {
+    const left = Math.max(0, Math.ceil((ends - performance.now()) / 1000));
+    const minutes = Math.floor(left / 60);
+    shown.textContent = minutes >= 60
+      ? `${Math.floor(minutes / 60)}:${two(minutes % 60)}:${two(left % 60)}` : `${minutes}:${two(left % 60)}`;
+    if (marks.length && left <= marks[0]) said.textContent = `${marks.shift() / 60} min left`;
+    if (left) return;
+    clearInterval(timer);
+    said.textContent = "Your time is over; you can still hand in.";
+    document.querySelectorAll("[data-over]").forEach((one) => { one.hidden = false; });
+  };
+  const timer = setInterval(turn, 1000);
+}
+
+document.querySelectorAll("[data-left]").forEach(watchTime);
 document.querySelectorAll("form[data-choice]").forEach(watchChoice);
 document.querySelectorAll("[data-drop]").forEach(watchDrop);
 // Filters that are chosen from a list apply at once; the button stays for those without a script.
