@@ -65,8 +65,8 @@ def create_cohort(query: CohortParameters) -> Result:
     with ticket(*parts, room_for=len(batch.programs)) as claimed:
         if isinstance(claimed, Response):
             return claimed
-        cohort = service.store.create_cohort(form.name, form.challenge, api_key_id=key().id, actor=actor())
-        return _fill(service, cohort, batch, claimed and claimed.with_answer)
+        cohort = service.store.new_cohort(form.name, form.challenge, api_key_id=key().id)
+        return _fill(service, cohort, None, batch, claimed and claimed.with_answer)
 
 
 @room.route_for(
@@ -89,11 +89,22 @@ def add_to_cohort(path: CohortPath) -> Result:
     with ticket(uploads.fingerprint(batch.programs), room_for=len(batch.programs)) as claimed:
         if isinstance(claimed, Response):
             return claimed
-        return _fill(service, cohort, batch, claimed and claimed.with_answer)
+        before = service.store.cohort_progress(cohort.id)
+        return _fill(service, cohort, before, batch, claimed and claimed.with_answer)
 
 
-def _fill(service: Service, cohort: Cohort, batch: uploads.Batch, remember: Any) -> Result:
-    """Put the programs into the cohort; the answer is stored with them."""
+def _fill(
+    service: Service,
+    cohort: Cohort,
+    before: Mapping[SubmissionState, int] | None,
+    batch: uploads.Batch,
+    remember: Any,
+) -> Result:
+    """Put the programs into the cohort; the answer is stored with them, and a new cohort too.
+
+    Args:
+        before: how many are in each state already; None for a cohort that is new.
+    """
     bind_contextvars(cohort=cohort.id)
     new = [
         NewSubmission(
@@ -106,11 +117,11 @@ def _fill(service: Service, cohort: Cohort, batch: uploads.Batch, remember: Any)
         )
         for program in batch.programs
     ]
-    before = service.store.cohort_progress(cohort.id)
-    answer = _accepted(service, cohort, before, len(new), batch.refused)
-    if new or remember:
+    answer = _accepted(service, cohort, before or {}, len(new), batch.refused)
+    if new or remember or before is None:
         idempotency: Idempotency | None = remember and remember(lambda made: answer)
-        service.store.create_submissions(cohort.id, new, idempotency=idempotency, actor=actor())
+        where = cohort if before is None else cohort.id
+        service.store.create_submissions(where, new, idempotency=idempotency, actor=actor())
     log.info("cohort filled", accepted=len(new), refused=len(batch.refused))
     return replay(answer)
 

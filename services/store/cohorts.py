@@ -36,23 +36,26 @@ class CohortPart(Part):
         self, name: str, challenge: str, *, api_key_id: str | None = None, actor: str | None = None
     ) -> Cohort:
         """A cohort without submissions yet."""
+        cohort = self.new_cohort(name, challenge, api_key_id=api_key_id)
         with self._database.write() as session:
-            now_us = self._clock()
-            cohort = Cohort(
-                id=new_id(COHORT, now_us),
-                name=name,
-                challenge=challenge,
-                state="open",
-                created_us=now_us,
-                finished_us=None,
-                api_key_id=api_key_id,
-                generation=0,
-            )
-            values = {column: getattr(cohort, column) for column in Cohort.__dataclass_fields__}
-            session.execute(insert(CohortTable).values(values))
+            session.execute(insert(CohortTable).values(machine.cohort_values(cohort)))
             who = actor or api_key_id or "system"
-            append(self._database, session, now_us, who, "cohort.create", cohort.id, {"challenge": challenge})
+            append(self._database, session, self._clock(), who, "cohort.create", cohort.id, {"challenge": challenge})
         return cohort
+
+    def new_cohort(self, name: str, challenge: str, *, api_key_id: str | None = None) -> Cohort:
+        """A cohort that is kept nowhere yet: `create_submissions` keeps it together with its first submissions."""
+        now_us = self._clock()
+        return Cohort(
+            id=new_id(COHORT, now_us),
+            name=name,
+            challenge=challenge,
+            state="open",
+            created_us=now_us,
+            finished_us=None,
+            api_key_id=api_key_id,
+            generation=0,
+        )
 
     def cohort(self, cohort_id: str) -> Cohort | None:
         """One cohort."""

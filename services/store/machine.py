@@ -30,7 +30,7 @@ from services.store.events import (
 )
 from services.store.ids import MESSAGE, REPORT, SUBMISSION, new_id
 from services.store.part import BodyOf, plain
-from services.store.records import UNDER_WAY, Claim, NewSubmission, Purpose, Queue, Submission, SubmissionState
+from services.store.records import UNDER_WAY, Claim, Cohort, NewSubmission, Purpose, Queue, Submission, SubmissionState
 from services.store.tables import (
     CohortTable,
     EndpointRow,
@@ -84,6 +84,11 @@ def handed_in(row: SubmissionRow | None, submission_id: str) -> SubmissionRow:
     if found.purpose != "grade":
         raise NotFound(f"there is no submission {submission_id}")
     return found
+
+
+def cohort_values(cohort: Cohort) -> dict[str, Any]:
+    """The columns of a new cohort."""
+    return {column: getattr(cohort, column) for column in Cohort.__dataclass_fields__}
 
 
 def locked_cohort(session: Session, cohort_id: str) -> CohortTable:

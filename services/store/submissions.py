@@ -18,6 +18,7 @@ from services.store.part import Part, page, us
 from services.store.records import (
     UNDER_WAY,
     Claim,
+    Cohort,
     Event,
     Idempotency,
     Inbound,
@@ -32,6 +33,7 @@ from services.store.records import (
 )
 from services.store.tables import (
     AttemptRow,
+    CohortTable,
     EventRow,
     IdempotencyRow,
     InboundRow,
@@ -82,7 +84,7 @@ class SubmissionPart(Part):
 
     def create_submissions(
         self,
-        cohort_id: str,
+        cohort: str | Cohort,
         new: Sequence[NewSubmission],
         *,
         idempotency: Idempotency | None = None,
@@ -90,17 +92,23 @@ class SubmissionPart(Part):
     ) -> list[Submission]:
         """Add submissions to a cohort, all or none; their queue is `cohort` whatever they say.
 
+        `cohort` is the id of one that there is, or what `new_cohort` gave: that is kept in the same transaction, so
+        that a request that fails leaves no empty cohort behind.
+
         Raises NotFound; Conflict for a cancelled cohort and as create_submission does.
         """
         with self._database.write() as session:
             now_us = self._clock()
-            cohort = machine.locked_cohort(session, cohort_id)
-            if cohort.state == "cancelled":
+            if isinstance(cohort, Cohort):
+                session.execute(insert(CohortTable).values(machine.cohort_values(cohort)))
+            cohort_id = cohort if isinstance(cohort, str) else cohort.id
+            kept = machine.locked_cohort(session, cohort_id)
+            if kept.state == "cancelled":
                 raise Conflict(f"cohort {cohort_id} is cancelled")
             most = self._max_attempts
             rows = [machine.new_row(one, "cohort", now_us, most, cohort_id=cohort_id) for one in new]
             if rows:
-                machine.run_cohort(cohort)
+                machine.run_cohort(kept)
                 session.add_all(rows)
                 session.flush()
                 due = {"kind": "grade", "queue": "cohort", "created_us": now_us, "due_us": now_us}
@@ -109,7 +117,10 @@ class SubmissionPart(Part):
                 session.execute(insert(EventRow), [event | {"submission_id": row.id} for row in rows])
             made = [record(row) for row in rows]
             replies.remember(session, idempotency, None, tuple(made), cohort_id)
-            who = actor or cohort.api_key_id or "system"
+            who = actor or kept.api_key_id or "system"
+            if isinstance(cohort, Cohort):
+                detail = {"challenge": cohort.challenge}
+                append(self._database, session, now_us, who, "cohort.create", cohort_id, detail)
             append(self._database, session, now_us, who, "cohort.add", cohort_id, {"submissions": len(made)})
         return made
 

@@ -110,10 +110,9 @@ def take() -> AnyResponse | tuple[str, int] | str:
             batch.refused += [RefusedFile(name=one.file_name, reason=late) for one in made[len(ids) :]]
         address = url_for("report_pages.report", submission_id=ids[0]) if len(ids) == 1 else url_for("handed.index")
     else:
-        if cohort is None:
-            cohort = store.create_cohort(name, challenge, actor=who_did)
-        store.create_submissions(cohort.id, made, actor=who_did)
-        address = url_for("cohort_pages.cohort_page", cohort_id=cohort.id)
+        new = store.new_cohort(name, challenge) if cohort is None else None
+        store.create_submissions(new or chosen, made, actor=who_did)
+        address = url_for("cohort_pages.cohort_page", cohort_id=new.id if new else chosen)
     taken = len(ids) if chosen == "none" else len(made)
     log.info("uploaded", accepted=taken, refused=len(batch.refused))
     if batch.refused:

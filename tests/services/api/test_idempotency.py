@@ -134,3 +134,21 @@ def test_cohorts_too(api: Api):
     assert upload().json == first.json
     assert len(api("GET", "/cohorts").json["data"]) == 1
     assert count(api) == 2
+
+
+def test_a_cohort_that_could_not_be_filled_leaves_nothing_and_the_repetition_makes_one(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*args: Any, **more: Any) -> None:
+        raise StoreUnavailable("gone")
+
+    body = {"name": "Spring", "challenge": "spiral", "submissions": [{"source": PROGRAM}]}
+    headers = {"Idempotency-Key": '"spring"'}
+    with monkeypatch.context() as broken:
+        broken.setattr("services.store.replies.remember", fail)
+        assert api("POST", "/cohorts", json=body, headers=headers).status_code == 503
+    assert api("GET", "/cohorts").json["data"] == [] == api("GET", "/submissions").json["data"]
+    first = api("POST", "/cohorts", json=body, headers=headers)
+    again = api("POST", "/cohorts", json=body, headers=headers)
+    assert (first.status_code, first.json) == (202, again.json)
+    assert [one["id"] for one in api("GET", "/cohorts").json["data"]] == [first.json["id"]]
