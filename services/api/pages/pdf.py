@@ -44,7 +44,7 @@ def report_pdf(
     if decision is not None:
         paper.heading("Decision", 12)
         paper.text(f"{decision_word(decision.kind)}, {decision.author}, {day_time(decision.created_us)}")
-        paper.text(paragraph(decision.reason, 4000))
+        paper.text(paragraph(decision.reason))
     if report["bugs"]:
         paper.heading("Bug by bug", 12)
         for bug in report["bugs"]:
@@ -171,4 +171,5 @@ def _known() -> frozenset[int]:
 
 def _printable(words: str) -> str:
     known = _known()
-    return "".join(c if c == "\n" or ord(c) in known else "\N{REPLACEMENT CHARACTER}" for c in words)
+    shown = "".join(c if c == "\n" or ord(c) in known else "\N{REPLACEMENT CHARACTER}" for c in words)
+    return shown.replace("{nb}", "{nb }")  # for which the library would put the number of pages

@@ -10,6 +10,7 @@ import pytest
 
 from grading.challenge import load_challenge
 from grading.verdict import Verdict
+from services.api.pages import pdf
 from services.store import NewSubmission, StoreUnavailable
 from tests.services.pages import seed
 from tests.services.pages.conftest import Site
@@ -182,6 +183,16 @@ class TestReport:
     def test_the_pdf_is_one(self, site: Site):
         response = site.browser("interviewer").get(f"/submissions/{site.seeded.submission_ids[4]}/report.pdf")
         assert response.mimetype == "application/pdf" and response.data.startswith(b"%PDF-")
+
+    def test_words_of_a_pdf_stay_as_they_are(self):
+        assert "{nb}" not in pdf._printable("Ada {nb} Lovelace")
+
+    def test_a_delivery_hides_its_text_with_the_names(self, site: Site):
+        browser, message = site.browser("admin"), site.store.list_messages(limit=1).items[0]
+        assert "submission.graded" in browser.get(f"/admin/messages/{message.id}").text.split("What is sent")[1]
+        browser.post("/blind", {"back": "/"})
+        hidden = browser.get(f"/admin/messages/{message.id}").text.split("What is sent")[1]
+        assert "Hidden with the names" in hidden and "file_name" not in hidden
 
 
 class TestSharing:
