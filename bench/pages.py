@@ -23,7 +23,7 @@ import structlog
 
 from tests.services.pages import seed
 from tests.services.pages.conftest import Browser, Site
-from tests.services.pages.tour import pages
+from tests.services.pages.tour import invited_pages, pages
 
 GOAL_MS, GOAL_BYTES = 150.0, 300_000
 _NAMED = re.compile(r'(?:src|href)="(/assets/[^"]+)"')
@@ -50,7 +50,7 @@ def run(candidates: int, rounds: int) -> dict[str, Any]:
         site = Site(Path(name), seeded)
         browser = site.browser("admin")
         found = {}
-        for page, path in pages(site).items():
+        for page, path in {**pages(site), **invited_pages(site)}.items():
             found[page] = measured(browser, path, rounds)
             print(f"\r{len(found)} pages", end="", file=sys.stderr)
         print(file=sys.stderr)

@@ -16,7 +16,7 @@ from PIL import Image
 from tests.services.pages import seed
 from tests.services.pages.conftest import Site
 from tests.services.pages.test_browser import Visit, launched, serving
-from tests.services.pages.tour import pages
+from tests.services.pages.tour import invited_pages, pages
 
 _LOOKS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("wide", {"viewport": {"width": 1440, "height": 900}, "color_scheme": "light"}),
@@ -34,7 +34,8 @@ def take(folder: Path, words: list[str]) -> int:
         store, seeded = seed.everything(Path(scratch), 30)
         store.close()
         site = Site(Path(scratch), seeded)
-        chosen = {name: path for name, path in pages(site).items() if not words or any(w in name for w in words)}
+        everything = {**pages(site), **invited_pages(site)}
+        chosen = {name: path for name, path in everything.items() if not words or any(w in name for w in words)}
         with serving(site) as base, launched() as browser:
             for look, options in _LOOKS:
                 context = browser.new_context(reduced_motion="reduce", locale="en-US", **options)

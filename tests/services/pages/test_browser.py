@@ -22,7 +22,7 @@ from werkzeug.serving import make_server
 from services.store import NewInvitations
 from tests.services.pages import seed
 from tests.services.pages.conftest import Site
-from tests.services.pages.tour import pages
+from tests.services.pages.tour import invited_pages, pages
 
 pytestmark = [pytest.mark.slow, pytest.mark.services, pytest.mark.enable_socket, pytest.mark.timeout(900)]
 
@@ -132,20 +132,15 @@ def test_so_is_every_page_of_candidates_and_of_those_who_invite(
     address: tuple[Site, str], chromium: Browser, theme: Any, width: int
 ):
     site, base = address
-    tokens = seed.invited(site.store)
-    working = site.store.open_invitation(tokens["started"])
-    assert working is not None
-    cohort = next(one for one in site.store.list_cohorts().items if one.id == working.cohort_id)
+    paths = invited_pages(site)
+    invitations = paths.pop("invitations")
     submission = site.store.list_submissions(limit=1).items[0]
-    paths = [f"/take/{token}" for token in tokens.values()]
-    paths.append(f"/take/{tokens['started']}/hand-in?check={site.store.checks(working.id)[0].id}")
     context = chromium.new_context(
         viewport={"width": width, "height": 900}, color_scheme=theme, reduced_motion="reduce", locale="en-US"
     )
     visit = Visit(context, base)
-    found = _looked_at(visit, paths, width)
+    found = _looked_at(visit, paths.values(), width)
     visit.sign_in("recruiter")
-    invitations = f"/cohorts/{cohort.id}/invitations"
     found |= _looked_at(visit, [f"/submissions/{submission.id}", invitations], width)
     visit.page.fill("#people", "Kim Doe <kim@example.org>\nmax@example.org")
     visit.page.click("text=Make the links")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.services.pages import seed
 from tests.services.pages.conftest import Site
 
 
@@ -42,4 +43,17 @@ def pages(site: Site) -> dict[str, str]:
         "admin-webhooks": "/admin/webhooks",
         "admin-message": f"/admin/messages/{message.id}",
         "admin-audit": "/admin/audit",
+    }
+
+
+def invited_pages(site: Site) -> dict[str, str]:
+    """The same for candidates, in every state of their link, and for those who invite them."""
+    tokens = seed.invited(site.store)
+    working = site.store.open_invitation(tokens["started"])
+    assert working is not None and working.cohort_id is not None
+    check = site.store.checks(working.id)[0].id
+    return {
+        **{f"candidate-{state.replace('_', '-')}": f"/take/{token}" for state, token in tokens.items()},
+        "candidate-hands-in": f"/take/{tokens['started']}/hand-in?check={check}",
+        "invitations": f"/cohorts/{working.cohort_id}/invitations",
     }
