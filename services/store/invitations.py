@@ -174,12 +174,15 @@ class InvitationPart(Part):
             rows = page(session, found, InvitationRow.id, cursor, limit, lambda row: row)
             return Page(tuple(_records(session, rows.items)), rows.next_cursor)
 
-    def open_invitation(self, token: str) -> Invitation | None:
-        """Whose token this is, ended links too; None where it never was one. Visits are counted while it is open."""
+    def invitation_by_token(self, token: str) -> Invitation | None:
+        """Whose token this is, ended links too; None where it never was one."""
         with self._database.read() as session:
             row = session.scalar(select(InvitationRow).where(InvitationRow.token_hash == token_hash(token)))
-            known = None if row is None else _record(session, row)
-        now_us = self._clock()
+            return None if row is None else _record(session, row)
+
+    def open_invitation(self, token: str) -> Invitation | None:
+        """The same for the candidate, whose visits are counted while the link is open."""
+        known, now_us = self.invitation_by_token(token), self._clock()
         if known is None or not known.is_open(now_us) or (known.opened_us or 0) > now_us - _OPENED_EVERY_US:
             return known
         with self._database.write() as session:

@@ -42,6 +42,7 @@ _COLUMNS = {
     "external_id": "external_id",
 }
 _MOST_TOLD = 10
+_LONGEST_LINE = 1000
 _STATES = {
     "invited": "Invited",
     "started": "Started",
@@ -144,7 +145,7 @@ def links(cohort_id: str) -> Response:
     writer = csv.writer(file)
     writer.writerow(["name", "email", "external_id", "link", "valid_until"])
     for token in request.form.getlist("token")[: here().settings.invitation_batch]:
-        invitation = here().store.open_invitation(token)
+        invitation = here().store.invitation_by_token(token)
         if invitation is None or invitation.cohort_id != cohort.id:
             raise ApiProblem(404, "One of these links is not of this cohort.")
         candidate = invitation.candidate or {}
@@ -216,6 +217,9 @@ def _lines(text: str) -> Iterator[tuple[int, dict[str, str]]]:
     columns: list[str] | None = None
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
+            continue
+        if len(line) > _LONGEST_LINE:
+            yield number, {}
             continue
         if named := _NAMED.fullmatch(line.strip()):
             yield number, {"name": named[1].strip(" \t\"'"), "email": named[2]}

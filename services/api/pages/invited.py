@@ -120,7 +120,10 @@ def _tried(invitation: Invitation) -> dict[str, Any]:
         "waiting": waiting,
         "place": store.place_in_queue(waiting.id) if waiting is not None else None,
         "checks_left": left,
-        "may_check": left > 0 and waiting is None and invitation.late_s(store.now_us()) == 0,
+        "may_check": left > 0
+        and waiting is None
+        and invitation.late_s(store.now_us()) == 0
+        and invitation.submission_id is None,
     }
 
 

@@ -62,6 +62,7 @@ class TestPeople:
             (f"{'x' * 201} <a@b>", "more than 200 characters"),
             ("Mei\x07 <a@b>", "cannot be shown"),
             ("<script> <not an address>", "no e-mail address"),
+            ("x" * 200_000, "no e-mail address"),
         ],
     )
     def test_what_is_wrong_is_told_by_its_line(self, text: str, words: str):
@@ -107,6 +108,7 @@ def test_the_links_can_be_downloaded_from_the_page_that_shows_them(site: Site, c
     rows = list(csv.DictReader(io.StringIO(file.text.removeprefix("\ufeff"))))
     assert [row["name"] for row in rows] == ["'=HYPERLINK(1)", "Omar"]
     assert [row["link"] for row in rows] == [f"http://localhost/take/{token}" for token in given]
+    assert {one.opened for one in site.store.list_invitations(cohort_id).items} == {0}, "no candidate was there"
     other = site.store.create_cohort("Other", "spiral", actor="test").id
     refused = browser.post(f"/cohorts/{other}/invitations/links.csv", {"token": given}, form=path)
     assert refused.status_code == 404

@@ -75,7 +75,7 @@ def hidden_in(text: str) -> list[str]:
     words = {"fixed", "not_fixed", "missed", "inconclusive", "unclear", "verdict", "tampering", "regression", "mended"}
     words |= {word for bug in SPIRAL.manifest.bugs for word in (bug.id, bug.title, bug.symptom)}
     words |= {band.rating for band in SPIRAL.manifest.rating_bands}
-    return [word for word in words if re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text, re.I)]
+    return [word for word in words if re.search(rf"(?<![\w-]){re.escape(word)}s?(?![\w-])", text, re.I)]
 
 
 class TestTheWay:
@@ -203,6 +203,7 @@ class TestTheWay:
     def test_files_of_others_are_not_to_be_had(self, site: Site):
         mine, other = Guest(site), Guest(site)
         mine.send("/check")
+        other.send("/check")
         check = site.store.checks(mine.id)[0].id
         assert other.get(f"/hand-in?check={check}").status_code == 404
         assert other.post("/hand-in", {"check": check, "sure": "1"}).status_code == 404
@@ -382,7 +383,10 @@ class TestInertness:
             assert_inert(text)
         assert guest.send("/hand-in", GOOD, "<img src=x onerror=alert(1)>\u202e.py", sure="1").status_code == 303
         assert_inert(guest.get().text)
-        file = guest.get("/receipt.txt")
+        handed = Guest(site, candidate=who)
+        site.store.hand_in(handed.id, PLANTED, GOOD)
+        assert_inert(handed.get().text)
+        file = handed.get("/receipt.txt")
         assert file.mimetype == "text/plain" and not any(bad in file.text for bad in UNSAFE)
         assert_inert(recruiter.get(f"/submissions/{guest.now().submission_id}").text)
         site.ahead_us = 8 * DAY_US

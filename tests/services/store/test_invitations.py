@@ -380,7 +380,12 @@ class TestErasing:
         submission = store.hand_in(made.id, "PLANTED.py", b"PLANTED 3")
         store.erase(submission.id, actor="usr_1")
         erased = now(store, made.id)
-        assert erased.candidate is None and erased.state(clock()) == "erased" and not erased.is_open(clock())
+        assert (
+            erased.revoked_us is not None
+            and erased.candidate is None
+            and erased.state(clock()) == "erased"
+            and not erased.is_open(clock())
+        )
         opened = store.open_invitation(token)
         assert opened is not None and not opened.is_open(clock())
         assert erased.handed_in_us is not None, "that somebody handed in stays"

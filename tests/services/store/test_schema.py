@@ -15,7 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import services.store.migrations
-from services.store import NewSubmission, Store, StoreUnavailable
+from services.store import NewInvitations, NewSubmission, Store, StoreUnavailable
 from services.store.database import Database
 from services.store.tables import Table
 from tests.services.conftest_services import PostgresServer
@@ -78,6 +78,22 @@ def test_what_is_in_the_tables_survives_an_upgrade_that_is_repeated(empty_url: s
     made = store.create_submission(NewSubmission("spiral", "a.py", b"x"))
     Store.upgrade(empty_url)
     assert store.submission(made.id) == made
+    store.close()
+
+
+def test_checks_of_candidates_go_when_the_schema_goes_back(empty_url: str) -> None:
+    """Older code would take them for submissions, and list them."""
+    Store.upgrade(empty_url)
+    store = Store.open(empty_url)
+    ((invitation, _),) = store.create_invitations(NewInvitations("spiral", [{}], "Rita", 3600, 3), actor="test")
+    store.create_check(invitation.id, "check.py", b"x")
+    handed = store.hand_in(invitation.id, "mine.py", b"x")
+    store.close()
+    Store.downgrade(empty_url, "0003")
+    Store.upgrade(empty_url)
+    store = Store.open(empty_url)
+    assert [one.id for one in store.list_submissions().items] == [handed.id]
+    assert [row.submission_id for row in store.pending_outbox()] == [handed.id]
     store.close()
 
 
