@@ -247,7 +247,8 @@ def _announce_submission(session: Session, row: SubmissionRow, event_type: str, 
     for target in _receivers(session, event_type):
         _post(session, target, event_type, body, now_us, row.generation, submission_id=row.id)
     if row.callback is not None:
-        _post(session, None, event_type, body, now_us, row.generation, submission_id=row.id)
+        lane = row.integration_id or "callback"
+        _post(session, None, event_type, body, now_us, row.generation, submission_id=row.id, lane=lane)
 
 
 def _receivers(session: Session, event_type: str) -> list[str]:
@@ -267,12 +268,14 @@ def _post(
     *,
     submission_id: str | None = None,
     cohort_id: str | None = None,
+    lane: str | None = None,
 ) -> None:
     session.execute(
         insert(MessageRow).values(
             id=new_id(MESSAGE, now_us),
             endpoint_id=endpoint_id,
             target=endpoint_id or "callback",
+            lane=lane or endpoint_id,
             event_type=event_type,
             submission_id=submission_id,
             cohort_id=cohort_id,

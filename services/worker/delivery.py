@@ -7,8 +7,9 @@ import json
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 from grading.verdict import Report
@@ -62,20 +63,38 @@ class Deliverer:
         self._stopping.set()
 
     def work(self) -> int:
-        """Send all that is due now; how many attempts were made. Raises nothing."""
+        """Send all that is due, and what comes due meanwhile; how many attempts were made. Raises nothing."""
         attempts = 0
         slots = self.settings.worker_webhook_slots
-        lease_s = self.settings.webhook_timeout_s + _LEASE_MARGIN_S
+        running: dict[Future[None], str] = {}
         try:
             with ThreadPoolExecutor(slots, thread_name_prefix="webhook") as threads:
-                # No more are leased than can be sent at once, so that no lease ends while a message waits its turn.
-                while not self._stopping.is_set() and (due := self.store.due_messages(slots, lease_s)):
-                    attempts += sum(threads.map(self._attempt, due))
+                while True:
+                    for due in self._lease(slots - len(running), Counter(running.values())):
+                        running[threads.submit(self._attempt, due)] = due.lane
+                        attempts += 1
+                    if not running:
+                        return attempts
+                    # Not until one ends: it may hang, and what comes due meanwhile need not wait for it.
+                    ended, _ = wait(running, self.settings.deliver_every_s, FIRST_COMPLETED)
+                    for one in ended:
+                        del running[one]
         except StoreUnavailable as error:
             log.warning("the database does not answer", error=str(error)[:300])
         return attempts
 
-    def _attempt(self, due: DueMessage) -> int:
+    def _lease(self, free: int, busy: Counter[str]) -> list[DueMessage]:
+        """As many as can be sent at once, so that no lease ends while a message waits its turn.
+
+        A receiver that hangs gets half of the slots at most.
+        """
+        if self._stopping.is_set() or free == 0:
+            return []
+        at_once = max(1, self.settings.worker_webhook_slots // 2)
+        lease_s = self.settings.webhook_timeout_s + _LEASE_MARGIN_S
+        return self.store.due_messages(free, lease_s, at_once=at_once, busy=busy)
+
+    def _attempt(self, due: DueMessage) -> None:
         """Send one and record what came of it; where that fails the lease ends, and it is sent again."""
         try:
             at_us = self.now_us()
@@ -86,7 +105,6 @@ class Deliverer:
             log.warning("not recorded", message=due.message.id, error=str(error)[:300])
         except Exception:
             log.exception("a delivery failed in an unforeseen way", message=due.message.id)
-        return 1
 
     def _send(self, due: DueMessage) -> tuple[Delivery, Decision]:
         try:

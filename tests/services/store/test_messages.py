@@ -56,6 +56,35 @@ def test_one_message_can_be_asked_for(store: Store, clock: Clock) -> None:
     assert ids(store) == [first.id]
 
 
+def test_receivers_take_turns(store: Store, clock: Clock) -> None:
+    """However many wait for one, and however long."""
+    first, second = (store.create_endpoint(f"https://{n}.example/", [], "whsec_x") for n in "ab")
+    many = [store.ping_endpoint(first.id).id for _ in range(5)]
+    few = [store.ping_endpoint(second.id).id for _ in range(2)]
+
+    def turn(limit: int, at_once: int, **busy: int) -> list[str]:
+        return [due.message.id for due in store.due_messages(limit, 60, at_once=at_once, busy=busy)]
+
+    assert turn(2, 2) == [many[0], few[0]]
+    assert turn(4, 2, **{first.id: 1, second.id: 1}) == [many[1], few[1]]
+    assert turn(4, 2, **{first.id: 2}) == []
+    assert turn(4, 2, **{second.id: 2}) == many[2:4]
+    clock.pass_s(61)
+    assert turn(9, 9) == many + few
+
+
+def test_callbacks_take_turns_by_integration(store: Store, submit: Submit, grade: Grade) -> None:
+    made = [
+        submit(callback={"url": "https://ats.example/1"}, integration_id=one)
+        for one in ("int_1", "int_1", "int_1", "int_2", None)
+    ]
+    for one in made:
+        grade(one.id)
+    due = store.due_messages(10, 60, at_once=1)
+    assert [one.message.submission_id for one in due] == [made[0].id, made[3].id, made[4].id]
+    assert [one.lane for one in due] == ["int_1", "int_2", "callback"]
+
+
 def test_a_callback_goes_without_an_endpoint(store: Store, submit: Submit, grade: Grade) -> None:
     made = submit(callback={"url": "https://ats.example/1"}, integration_id="int_1")
     grade(made.id)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -31,6 +33,13 @@ class FakeSender:
     def send(self, method: str, url: str, sent: Mapping[str, str], body: bytes) -> Delivery:
         self.sends.append((method, url, sent, body))
         return Delivery(200, None, 5)
+
+
+def until(true: Callable[[], bool], within_s: float = 10.0) -> bool:
+    deadline = time.monotonic() + within_s
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return true()
 
 
 def failed(status: int | None, retry_after_s: float | None = None) -> Delivery:
@@ -137,6 +146,53 @@ def test_many_are_sent_in_one_go(bench: Bench) -> None:
 
     assert deliverer(bench, sender).work() == 9
     assert len({post[2] for post in sender.posts}) == 9
+
+
+class HangingSender(FakeSender):
+    """One receiver answers only once `gate` is open."""
+
+    def __init__(self, hangs: str) -> None:
+        super().__init__()
+        self.hangs, self.gate = hangs, threading.Event()
+        self.hanging = self.most = 0
+
+    def post(self, url: str, secrets: Iterable[str], message_id: str, body: str) -> Delivery:
+        if url != self.hangs:
+            return super().post(url, secrets, message_id, body)
+        with self._lock:
+            self.hanging += 1
+            self.most = max(self.most, self.hanging)
+        try:
+            return Delivery(200, None, 5) if self.gate.wait(20) else failed(None)
+        finally:
+            with self._lock:
+                self.hanging -= 1
+
+
+@pytest.mark.parametrize(("slots", "most"), [(4, 2), (2, 1), (3, 1)])
+def test_a_receiver_that_hangs_holds_nobody_up(bench: Bench, slots: int, most: int) -> None:
+    """Not even messages that come while it hangs; it never has more than half of the slots."""
+    bench.settings = bench.settings.model_copy(update={"worker_webhook_slots": slots, "deliver_every_s": 0.02})
+    slow, fast = (bench.store.create_endpoint(f"https://{name}.example", (), new_secret()) for name in ("slow", "fast"))
+    for _ in range(9):
+        bench.store.ping_endpoint(slow.id)
+    for _ in range(5):
+        bench.store.ping_endpoint(fast.id)
+    sender = HangingSender(slow.url)
+
+    def reached(count: int) -> bool:
+        return until(lambda: len(sender.posts) >= count)
+
+    with ThreadPoolExecutor(1) as threads:
+        rounds = threads.submit(deliverer(bench, sender).work)
+        reached_at_first = reached(5)
+        bench.store.ping_endpoint(fast.id)
+        reached_later = reached(6)
+        sender.gate.set()
+        assert rounds.result() == 15
+    assert (reached_at_first, reached_later) == (True, True)
+    assert sender.most == most
+    assert bench.store.counts().messages == {"delivered": 15}
 
 
 def test_an_integration_is_told_in_its_own_words(bench: Bench) -> None:
