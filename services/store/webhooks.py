@@ -160,14 +160,16 @@ class MessagePart(Part):
         Receivers take turns: of each lane at most `at_once`, less what the caller sends to it already
         (`busy`, by lane), and lanes that are less busy first.
         """
+        if message_id is not None:
+            ids = [message_id]
+        else:
+            # Asked every second, and mostly for nothing: no reason to hold everybody's write lock.
+            with self._database.read() as session:
+                ids = _turns(session, self._clock(), limit, limit if at_once is None else at_once, busy)
+        if not ids:
+            return []
         with self._database.write() as session:
             now_us = self._clock()
-            if message_id is not None:
-                ids = [message_id]
-            else:
-                ids = _turns(session, now_us, limit, limit if at_once is None else at_once, busy)
-            if not ids:
-                return []
             due = select(MessageRow).where(MessageRow.id.in_(ids), *_free(now_us), MessageRow.lane.not_in(_SHUT))
             due = due.order_by(MessageRow.next_attempt_us, MessageRow.id)
             rows = session.scalars(due.with_for_update(of=MessageRow, skip_locked=True)).all()

@@ -9,7 +9,7 @@ import pytest
 from grading.verdict import Report
 from services.store import ENDPOINT_PING, AttemptResult, Conflict, MessageFilters, NotFound, Store, Submission
 
-from .conftest import Clock
+from .conftest import Clock, plan, watched
 
 Submit = Callable[..., Submission]
 Grade = Callable[..., Report]
@@ -122,6 +122,22 @@ def test_a_disabled_endpoint_waits_and_a_deleted_one_is_gone(store: Store, submi
         store.replay(message_id)
     grade(submit().id)
     assert len(store.list_messages().items) == 1
+
+
+def test_what_waits_for_a_disabled_endpoint_costs_nothing(store: Store, store_url: str) -> None:
+    """It may be a hundred thousand messages, and they are asked about every second."""
+    endpoint = store.create_endpoint("https://receiver.example/", [], "whsec_x")
+    for _ in range(3):
+        store.ping_endpoint(endpoint.id)
+    store.disable_endpoint(endpoint.id, "410 Gone")
+    with watched(store) as statements, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store._database, "write", None)  # not even a lock is taken
+        assert store.due_messages(4, 60, at_once=2) == []
+    assert len(statements) == 1
+    if store_url.startswith("sqlite"):
+        steps = [line for line in plan(store_url, statements) if "webhook_messages" in line]
+        assert len(steps) == 3
+        assert all("SEARCH webhook_messages USING" in line and "_state_lane_next_attempt_us" in line for line in steps)
 
 
 def test_two_secrets_live_while_one_is_rotated(store: Store, clock: Clock) -> None:
