@@ -178,11 +178,17 @@ class MessagePart(Part):
             return [_due_message(session, row, now_us) for row in rows]
 
     def record_attempt(
-        self, message_id: str, result: AttemptResult, next_attempt_us: int | None, state: MessageState
+        self,
+        message_id: str,
+        lease_until_us: int,
+        result: AttemptResult,
+        next_attempt_us: int | None,
+        state: MessageState,
     ) -> WebhookMessage:
         """Log an attempt and set what follows; `next_attempt_us` counts for `pending` only.
 
-        A message that is delivered stays so, whatever a late second sender reports. Raises NotFound.
+        Once the lease with that end is over, a failure is no more than a line in the log: the message is
+        another sender's. What a receiver took is delivered whoever says so, and stays so. Raises NotFound.
         """
         with self._database.write() as session:
             row = _locked_message(session, message_id)
@@ -197,12 +203,13 @@ class MessagePart(Part):
                     response_head=result.response_head if row.body else "",
                 )
             )
-            row.attempts += 1
-            if row.state == "pending":
+            held = row.state == "pending" and row.lease_until_us == lease_until_us
+            row.attempts += held
+            if state == "delivered" and row.state != "delivered":
+                row.state, row.lease_until_us, row.delivered_us = state, None, result.at_us
+            elif held:
                 row.state, row.lease_until_us = state, None
-                if state == "delivered":
-                    row.delivered_us = result.at_us
-                elif state == "pending":
+                if state == "pending":
                     row.next_attempt_us = self._clock() if next_attempt_us is None else next_attempt_us
             return _message(row)
 

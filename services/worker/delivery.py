@@ -153,7 +153,7 @@ class Deliverer:
             response_head=delivery.response_head[:_RESPONSE_CHARACTERS],
         )
         next_us = None if decision.retry_in_s is None else self.now_us() + int(decision.retry_in_s * 1e6)
-        self.store.record_attempt(message.id, result, next_us, decision.state)
+        self.store.record_attempt(message.id, due.lease_until_us, result, next_us, decision.state)
         if decision.disable_reason and due.endpoint is not None:
             with contextlib.suppress(NotFound):  # deleted meanwhile
                 self.store.disable_endpoint(due.endpoint.id, decision.disable_reason)

@@ -121,9 +121,11 @@ def test_a_sender_that_dies_before_it_noted_sends_the_same_again(bench: Bench, a
     message, sender = graded_message(bench), FakeSender()
     record = bench.store.record_attempt
 
-    def dies(message_id: str, result: AttemptResult, next_us: int | None, state: MessageState) -> WebhookMessage:
+    def dies(
+        message_id: str, lease_us: int, result: AttemptResult, next_us: int | None, state: MessageState
+    ) -> WebhookMessage:
         if after:
-            record(message_id, result, next_us, state)
+            record(message_id, lease_us, result, next_us, state)
         raise StoreUnavailable("killed")
 
     bench.store.record_attempt = dies  # type: ignore[method-assign]
