@@ -111,6 +111,12 @@ class Deliverer:
             delivery = self._to_endpoint(due, due.endpoint) if due.endpoint else self._to_callback(due)
         except Undeliverable as error:
             return Delivery(None, str(error), 0), Decision("dead")
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            log.exception("a message could not be sent", message=due.message.id)
+            # The kind alone: what it says may be a candidate's.
+            delivery = Delivery(None, f"not sent: {type(error).__name__}", 0)
         return delivery, decide(delivery, due.message.attempts + 1, self._schedule, self.draw)
 
     def _to_endpoint(self, due: DueMessage, endpoint: Endpoint) -> Delivery:

@@ -8,7 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from services.settings import Settings
-from services.store import AttemptResult, MessageState, NewIntegration, NewSubmission, StoreUnavailable, WebhookMessage
+from services.store import (
+    AttemptResult,
+    IntegrationKind,
+    MessageState,
+    NewIntegration,
+    NewSubmission,
+    StoreUnavailable,
+    WebhookMessage,
+)
 from services.webhooks import Delivery, new_secret, verify
 from services.worker.delivery import Deliverer
 from tests.services.worker.conftest import Bench
@@ -214,6 +222,48 @@ def test_an_integration_is_told_in_its_own_words(bench: Bench) -> None:
     assert verify([secret], headers, body, now_s=now_s, tolerance_s=60) == message.id
     assert body.decode() == message.body
     assert state_of(bench, message).state == "delivered"
+
+
+def tell_ats(bench: Bench, kind: IntegrationKind = "ashby") -> str:
+    """A graded submission whose verdict is to go to an applicant tracking system."""
+    integration = bench.store.create_integration(NewIntegration("ats", kind, (new_secret(),)))
+    callback = {"url": "https://ats.example/results", "assessment_id": "asm_1"}
+    new = NewSubmission("spiral", "x.py", b"fixed=3", integration_id=integration.id, callback=callback)
+    made = bench.store.create_submission(new).id
+    bench.worker().work(made)
+    return made
+
+
+def test_what_cannot_be_built_is_counted_and_ends_dead(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report that another release wrote, say: no sender can read it, however often it tries."""
+    tell_ats(bench)
+    kept = bench.store.report
+
+    def strange(submission_id: str, generation: int | None = None) -> dict[str, object]:
+        return {**(kept(submission_id, generation) or {}), "PLANTED": "PLANTED"}
+
+    monkeypatch.setattr(bench.store, "report", strange)
+    one = deliverer(bench, FakeSender())
+    for _ in range(5):
+        one.work()
+        bench.clock.pass_s(100_000)
+
+    (message,) = bench.store.list_messages().items
+    attempts = bench.store.attempts(message.id)
+    assert (message.state, message.attempts, len(attempts)) == ("dead", 3, 3)
+    assert {attempt.error for attempt in attempts} == {"not sent: ValidationError"}
+
+
+def test_a_database_that_is_away_is_no_attempt(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    tell_ats(bench)
+
+    def gone(_: str) -> None:
+        raise StoreUnavailable("gone")
+
+    monkeypatch.setattr(bench.store, "submission", gone)
+    assert deliverer(bench, FakeSender()).work() == 1
+    (message,) = bench.store.list_messages().items
+    assert (message.state, message.attempts) == ("pending", 0)
 
 
 def test_what_nobody_is_there_for_is_dead(bench: Bench) -> None:
