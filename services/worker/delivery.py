@@ -8,9 +8,9 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from grading.verdict import Report
 from services import ats
@@ -20,17 +20,27 @@ from services.store import (
     AttemptResult,
     DueMessage,
     Endpoint,
+    MessageFilters,
     NotFound,
     Store,
     StoreUnavailable,
     Submission,
+    SubmissionState,
+    WebhookMessage,
 )
+from services.store.events import SUBMISSION_DEAD, SUBMISSION_GRADED, SUBMISSION_INVALID
 from services.webhooks import Decision, Delivery, Schedule, Sender, decide
 from services.worker.instruments import Instruments
 
 log = logger("webhooks")
 
 _RESPONSE_CHARACTERS = 2000
+_MESSAGES = 500  # of one submission that are looked through
+_STATES: Mapping[str, SubmissionState] = {
+    SUBMISSION_GRADED: "graded",
+    SUBMISSION_INVALID: "invalid",
+    SUBMISSION_DEAD: "dead",
+}
 _LEASE_MARGIN_S = 30.0  # over the longest attempt: for the database to take the result
 
 
@@ -128,21 +138,35 @@ class Deliverer:
         message = due.message
         integration = self.store.integration(due.integration_id) if due.integration_id else None
         submission = self.store.submission(message.submission_id) if message.submission_id else None
-        if integration is None or submission is None:
+        if integration is None or submission is None or submission.state == "erased":
             raise Undeliverable("the integration or the submission is no more")
+        # Vendors keep what they are told last; the standard contract tells each event and when it was.
+        if integration.kind != "standard" and self._newer_was_told(message):
+            raise Undeliverable("a newer verdict was told already")
+        then = replace(submission, state=_STATES[message.event_type])
         request = ats.outbound(
             ats.integration_of(integration, {}),  # what it offers matters only on the way in
             ats.Callback.model_validate(dict(due.callback or {})),
             ats.Message(message.id, message.event_type, message.body),
-            ats.result_of(submission, self._report(submission), self._link(submission)),
+            ats.result_of(then, self._report(message), self._link(submission)),
             self.now_us() / 1e6,
         )
         if request is None:
             return Delivery(None, None, 0, "this contract has no word for it")
         return self.sender.send(request.method, request.url, request.headers, request.body)
 
-    def _report(self, submission: Submission) -> Report | None:
-        kept = self.store.report(submission.id, submission.generation)
+    def _newer_was_told(self, message: WebhookMessage) -> bool:
+        """Whether the same receiver knows of a later grading of the same submission."""
+        told = MessageFilters(submission_id=message.submission_id, state="delivered")
+        return any(
+            one.endpoint_id is None and one.generation > message.generation and one.event_type != SUBMISSION_DEAD
+            for one in self.store.list_messages(told, limit=_MESSAGES).items
+        )
+
+    def _report(self, message: WebhookMessage) -> Report | None:
+        """What the message tells of; the submission itself may wait for its next grading by now."""
+        assert message.submission_id is not None
+        kept = self.store.report(message.submission_id, message.generation)
         return Report.model_validate_json(json.dumps(kept)) if kept is not None else None
 
     def _link(self, submission: Submission) -> str | None:

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from services.settings import Settings
 from services.store import (
     AttemptResult,
+    DueMessage,
     IntegrationKind,
     MessageState,
     NewIntegration,
@@ -19,6 +22,7 @@ from services.store import (
 )
 from services.webhooks import Delivery, new_secret, verify
 from services.worker.delivery import Deliverer
+from tests.services.conftest import a_report
 from tests.services.worker.conftest import Bench
 
 URL = "https://ats.example/hook"
@@ -31,6 +35,7 @@ class FakeSender:
         self._answers = list(answers)
         self._lock = threading.Lock()
         self.posts: list[tuple[str, tuple[str, ...], str, str]] = []
+        self.status = 200
         self.sends: list[tuple[str, str, Mapping[str, str], bytes]] = []
 
     def post(self, url: str, secrets: Iterable[str], message_id: str, body: str) -> Delivery:
@@ -40,7 +45,7 @@ class FakeSender:
 
     def send(self, method: str, url: str, sent: Mapping[str, str], body: bytes) -> Delivery:
         self.sends.append((method, url, sent, body))
-        return Delivery(200, None, 5)
+        return Delivery(200, None, 5) if self.status == 200 else failed(self.status)
 
 
 def until(true: Callable[[], bool], within_s: float = 10.0) -> bool:
@@ -232,6 +237,63 @@ def tell_ats(bench: Bench, kind: IntegrationKind = "ashby") -> str:
     made = bench.store.create_submission(new).id
     bench.worker().work(made)
     return made
+
+
+def scores(sender: FakeSender) -> list[float]:
+    return [json.loads(body)["assessment_result"]["value"] for *_, body in sender.sends]
+
+
+def test_a_verdict_is_told_though_its_submission_is_graded_anew(bench: Bench) -> None:
+    """The system was away; when it is back the next grading waits, or was called off."""
+    made = tell_ats(bench)
+    bench.store.regrade(made)
+    sender = FakeSender()
+    assert deliverer(bench, sender).work() == 1
+    assert scores(sender) == [37.5]
+
+    bench.grade = lambda claim, _: a_report(claim.file_name, b"fixed=6")
+    bench.worker().work(made)
+    bench.store.regrade(made)
+    bench.store.cancel(made)
+    assert deliverer(bench, sender).work() == 1
+    assert deliverer(bench, sender).work() == 0
+    assert scores(sender) == [37.5, 75.0]
+    assert bench.store.counts().messages == {"delivered": 2}
+
+
+def test_an_older_verdict_does_not_replace_a_newer_one(bench: Bench) -> None:
+    """What an applicant tracking system keeps is what it was told last."""
+    made = tell_ats(bench)
+    sender = FakeSender()
+    sender.status = 503
+    assert deliverer(bench, sender).work() == 1
+    bench.store.regrade(made)
+    bench.grade = lambda claim, _: a_report(claim.file_name, b"fixed=6")
+    bench.worker().work(made)
+    sender.status = 200
+    assert deliverer(bench, sender).work() == 1
+    bench.clock.pass_s(11)
+    assert deliverer(bench, sender).work() == 1
+    assert scores(sender) == [37.5, 75.0]
+    newer, older = bench.store.list_messages().items
+    assert (newer.state, older.state) == ("delivered", "dead")
+    assert bench.store.attempts(older.id)[-1].error == "a newer verdict was told already"
+
+
+def test_nothing_of_a_candidate_is_told_who_was_erased_meanwhile(bench: Bench) -> None:
+    made = tell_ats(bench, "standard")
+    leased = bench.store.due_messages
+
+    def erased_now(*args: Any, **named: Any) -> list[DueMessage]:
+        due = leased(*args, **named)
+        bench.store.erase(made)
+        return due
+
+    bench.store.due_messages = erased_now  # type: ignore[method-assign]
+    sender = FakeSender()
+    assert deliverer(bench, sender).work() == 1
+    assert sender.sends == []
+    assert bench.store.counts().messages == {"dead": 1}
 
 
 def test_what_cannot_be_built_is_counted_and_ends_dead(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
