@@ -236,20 +236,33 @@ def test_a_lost_hint_is_given_again_after_a_while(store: Store, submit: Submit, 
     assert store.sweep().requeued == 0, "given again just now"
 
 
-def test_a_long_queue_makes_few_duplicates_and_a_lost_queue_drains(
-    store: Store, submit: Submit, grade: Grade, clock: Clock
-) -> None:
-    """Only the head of the queue is suspected; as it is graded, the rest moves up."""
+def test_what_merely_waits_is_not_hinted_again(store: Store, submit: Submit, clock: Clock) -> None:
+    """However long: its hint is on the queue still."""
+    for _ in range(7):
+        submit()
+    publish(store)
+    for _ in range(3):
+        clock.pass_s(61)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(store._database, "write", None)  # nor is anybody kept from writing
+            assert store.sweep(on_queue={"interactive": 7}).requeued == 0
+    submit()
+    assert store.sweep(on_queue={"interactive": 7}).requeued == 0, "on its way to the queue"
+    publish(store)
+    assert store.sweep(on_queue={"interactive": 6}).requeued == 2, "as many as are missing"
+    publish(store)
+    assert store.sweep(on_queue={"interactive": 8}).requeued == 0
+
+
+def test_a_lost_queue_is_filled_again_in_parts(store: Store, submit: Submit, clock: Clock) -> None:
     made = [submit().id for _ in range(7)]
     publish(store)
-    graded: list[str] = []
-    for _ in range(4):
-        clock.pass_s(61)
-        assert store.sweep(limit=2).requeued <= 2
-        for submission_id in publish(store):
-            grade(submission_id)
-            graded.append(submission_id)
-    assert graded == made
+    clock.pass_s(61)
+    hinted: list[str] = []
+    for count in (3, 3, 1, 0):
+        assert store.sweep(on_queue={"interactive": len(hinted)}, most_hints=3).requeued == count
+        hinted += publish(store)
+    assert hinted == made
 
 
 def test_a_cohort_does_not_stand_before_interactive_submissions(store: Store, submit: Submit, clock: Clock) -> None:
@@ -260,7 +273,7 @@ def test_a_cohort_does_not_stand_before_interactive_submissions(store: Store, su
     assert (store.waiting("interactive"), store.waiting("cohort"), store.waiting()) == (2, 5, 7)
     publish(store)
     clock.pass_s(61)
-    assert store.sweep(limit=2).requeued == 4, "two at the head of each queue"
+    assert store.sweep(most_hints=2).requeued == 4, "two at the head of each queue"
 
 
 def test_the_place_in_the_queue_moves_up(store: Store, submit: Submit, grade: Grade) -> None:
