@@ -20,6 +20,14 @@ from services.store.errors import StoreUnavailable
 
 _WRITES = "assay_writes"  # execution option: this transaction takes SQLite's write lock as it begins
 _CONNECT_TIMEOUT_S = 10
+# A server that loses power or its network says nothing: within half a minute the connection counts as lost.
+_KEEPALIVE: dict[str, Any] = {
+    "keepalives": 1,
+    "keepalives_idle": 10,  # seconds
+    "keepalives_interval": 5,  # seconds
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # milliseconds until what was sent must be acknowledged
+}
 
 # Ends of the names of PostgreSQL's advisory locks; any two numbers that nothing else in the database uses.
 MIGRATION_LOCK, AUDIT_LOCK, SETTINGS_LOCK = 0x41535359_01, 0x41535359_02, 0x41535359_03
@@ -59,6 +67,7 @@ class Database:
             options["pool_pre_ping"] = True
             options["connect_args"] = {
                 "connect_timeout": _CONNECT_TIMEOUT_S,
+                **_KEEPALIVE,
                 "options": f"-c lock_timeout={int(busy_timeout_s * 1000)} -c timezone=UTC",
             }
         # Errors get into logs, and what a statement was given are programs and names.
