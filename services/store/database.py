@@ -20,6 +20,7 @@ from services.store.errors import StoreUnavailable
 
 _WRITES = "assay_writes"  # execution option: this transaction takes SQLite's write lock as it begins
 _CONNECT_TIMEOUT_S = 10
+_CLEAR_LOG_S = 1.0  # for readers and writers to make way; all writers wait as long
 # A server that loses power or its network says nothing: within half a minute the connection counts as lost.
 _KEEPALIVE: dict[str, Any] = {
     "keepalives": 1,
@@ -111,6 +112,18 @@ class Database:
         engine = self.engine.execution_options(**{_WRITES: True})
         with _translated(), self._my_turn(), engine.begin() as connection:
             yield connection
+
+    def clear_log(self) -> bool:
+        """Empty SQLite's log, in which what was overwritten still stands; False while a reader needs it."""
+        if not self.is_sqlite:
+            return True
+        path = self.engine.url.database or ""
+        try:
+            with contextlib.closing(sqlite3.connect(path, timeout=_CLEAR_LOG_S, isolation_level=None)) as connection:
+                (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error:
+            return False
+        return not busy
 
     def serialise(self, session: Session | Connection, lock: int) -> None:
         """Wait until no other transaction holds `lock`, and hold it to the end of this one.

@@ -37,9 +37,11 @@ from services.store.tables import (
     MessageRow,
     OutboxTable,
     ReportRow,
+    SettingRow,
     SubmissionRow,
 )
 
+ERASED = "erased_us"  # the setting under which stands when something was erased that may still be on the disk
 _ERROR_CHARS = 2000
 _ENDS: dict[SubmissionState, str] = {
     "graded": SUBMISSION_GRADED,
@@ -192,6 +194,8 @@ def end(
     row.lease_until_us = row.worker = None
     session.flush()
     told(session, row.id, state, data, now_us)
+    if state == "erased" and session.get_bind().dialect.name == "sqlite":
+        session.merge(SettingRow(key=ERASED, value=str(now_us)))
     if state in _ENDS:
         _announce_submission(session, row, _ENDS[state], body_of(_ENDS[state], record(row), report), now_us)
     if row.cohort_id is not None:

@@ -41,6 +41,7 @@ from services.store.tables import (
     MessageRow,
     OutboxTable,
     ReportRow,
+    SettingRow,
     SubmissionRow,
     clean,
 )
@@ -249,7 +250,8 @@ class SubmissionPart(Part):
     def erase(self, submission_id: str, *, actor: str = "system") -> Submission:
         """Forget the candidate: source, names, reports, bodies of messages. The counts stay.
 
-        A running grade loses its claim. Erasing twice is no error. Raises NotFound.
+        A running grade loses its claim. On SQLite `scrub` has to follow; it is tried here at once. Erasing
+        twice is no error. Raises NotFound.
         """
         with self._database.write() as session:
             now_us = self._clock()
@@ -270,7 +272,23 @@ class SubmissionPart(Part):
             session.execute(update(AttemptRow).where(AttemptRow.message_id.in_(mine)).values(response_head=""))
             replies.forget(session, [row.id, row.cohort_id] if row.cohort_id else [row.id])
             append(self._database, session, now_us, actor, "submission.erase", row.id)
-            return record(row)
+            erased = record(row)
+        self.scrub()
+        return erased
+
+    def scrub(self) -> bool:
+        """See that what was erased is off SQLite's disk too; False where it is not yet: call again later."""
+        noted = select(SettingRow.value).where(SettingRow.key == machine.ERASED)
+        with self._database.read() as session:
+            erased_us = session.scalar(noted)
+        if erased_us is None:
+            return True
+        if not self._database.clear_log():
+            return False
+        with self._database.write() as session:
+            # Unless more was erased meanwhile.
+            session.execute(delete(SettingRow).where(SettingRow.key == machine.ERASED, SettingRow.value == erased_us))
+        return True
 
 
 class WorkPart(Part):

@@ -38,11 +38,13 @@ class Sweeper:
         return False
 
     def sweep(self) -> None:
-        """Bring back what dead workers held, and hint again what waits too long."""
+        """Bring back what dead workers held, hint again what waits too long, see that what was erased is gone."""
         lengths = {queue: self._length(queue) for queue in _GRADED}
         swept = self._store.sweep(stale_s=self._settings.stale_queued_s, on_queue=lengths)
         if swept.requeued or swept.expired or swept.dead:
             log.info("swept", requeued=swept.requeued, expired=swept.expired, dead=swept.dead)
+        if not self._store.scrub():
+            log.info("what was erased is still in the database's log, tried again soon")
 
     def _length(self, queue: Queue) -> int:
         try:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -357,6 +360,41 @@ def test_erasing_leaves_counts_and_nothing_of_the_candidate(
         assert not store.finish(claim, make_report())
     if state == "graded":
         assert store.counts().verdicts == {"fixed": 4, "not_fixed": 4, "inconclusive": 0}
+
+
+def on_disk(store_url: str) -> bytes:
+    path = Path(store_url.removeprefix("sqlite:///"))
+    return b"".join(part.read_bytes() for part in path.parent.glob(path.name + "*"))
+
+
+def test_what_is_erased_is_off_the_disk(store: Store, submit: Submit, store_url: str) -> None:
+    """SQLite's log would hold it until much else is written."""
+    if not store_url.startswith("sqlite"):
+        assert store.scrub(), "PostgreSQL's log is its operator's"
+        return
+    made = submit(source=b"PLANTED" * 1000, candidate={"name": "PLANTED"})
+    assert b"PLANTED" in on_disk(store_url)
+    store.erase(made.id)
+    assert b"PLANTED" not in on_disk(store_url)
+    assert store.scrub()
+
+
+def test_what_a_reader_kept_on_the_disk_goes_later(store: Store, submit: Submit, store_url: str) -> None:
+    if not store_url.startswith("sqlite"):
+        pytest.skip("SQLite alone has such a log")
+    made = submit(source=b"PLANTED" * 1000)
+    with contextlib.closing(sqlite3.connect(store_url.removeprefix("sqlite:///"), isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM submissions").fetchone()
+        store.erase(made.id)
+        assert b"PLANTED" in on_disk(store_url) and not store.scrub()
+        reader.execute("COMMIT")
+    submit()
+    assert store.scrub()
+    assert b"PLANTED" not in on_disk(store_url)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store._database, "clear_log", None)  # it is not done again and again
+        assert store.scrub()
 
 
 def test_lists_go_from_new_to_old_page_by_page(store: Store, submit: Submit) -> None:

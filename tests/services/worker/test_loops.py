@@ -125,6 +125,15 @@ def test_what_a_dead_worker_held_is_hinted_again(bench: Bench) -> None:
     assert bench.worker().work(one) == "graded"
 
 
+def test_what_was_erased_is_scrubbed_until_it_is_gone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [False, True]
+    monkeypatch.setattr(bench.store, "scrub", lambda: answers.pop(0))
+    sweeper = Sweeper(bench.store, FakeHints(), bench.settings)  # type: ignore[arg-type]
+    sweeper.sweep()
+    sweeper.sweep()
+    assert answers == []
+
+
 def test_a_loop_goes_on_through_trouble(store: Store) -> None:
     """It asks again, with growing pauses, and stops when told."""
     stop = threading.Event()
