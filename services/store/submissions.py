@@ -48,7 +48,7 @@ from services.store.tables import (
 
 # Hosts' clocks differ a little: a hint that was due where it was published is due where it arrives.
 _CLOCK_TOLERANCE_US = us(1)
-_QUEUES: tuple[Queue, ...] = ("interactive", "cohort")
+_QUEUES: tuple[Queue, ...] = ("interactive", "cohort")  # in the order in which they are seen to
 _BATCH = 500
 _EMPTY: Mapping[Queue, int] = MappingProxyType({})
 
@@ -295,17 +295,21 @@ class WorkPart(Part):
     """Submissions as relay, workers and sweeper see them."""
 
     def pending_outbox(self, limit: int = 100) -> list[OutboxRow]:
-        """Hints that are due and not on the queue yet, oldest first.
+        """Hints that are due and not on the queue yet: those of single submissions first, then oldest first.
 
         Publish first, then mark_published: a crash between the two publishes twice, which is harmless.
         """
         due = select(OutboxTable).where(OutboxTable.published_us.is_(None), OutboxTable.due_us <= self._clock())
+        due = due.order_by(OutboxTable.due_us, OutboxTable.id)
+        rows: list[OutboxTable] = []
         with self._database.read() as session:
-            rows = session.scalars(due.order_by(OutboxTable.due_us, OutboxTable.id).limit(limit))
-            return [
-                OutboxRow(row.id, row.kind, row.submission_id, _queue(row.queue), row.created_us, row.due_us)
-                for row in rows
-            ]
+            for queue in _QUEUES:
+                if len(rows) < limit:
+                    rows += session.scalars(due.where(OutboxTable.queue == queue).limit(limit - len(rows)))
+        return [
+            OutboxRow(row.id, row.kind, row.submission_id, _queue(row.queue), row.created_us, row.due_us)
+            for row in rows
+        ]
 
     def mark_published(self, ids: Iterable[int]) -> None:
         """These hints are on the queue."""

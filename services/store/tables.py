@@ -208,6 +208,7 @@ class OutboxTable(Table):
     __table_args__ = (
         Index(
             "ix_outbox_pending",
+            "queue",
             "due_us",
             sqlite_where=text("published_us IS NULL"),
             postgresql_where=text("published_us IS NULL"),

@@ -26,7 +26,7 @@ from services.store import (
     SubmissionFilters,
 )
 
-from .conftest import Clock
+from .conftest import Clock, plan, watched
 
 Submit = Callable[..., Submission]
 Grade = Callable[..., Report]
@@ -68,6 +68,19 @@ def test_published_hints_do_not_come_again(store: Store, submit: Submit) -> None
     made = submit()
     assert publish(store) == [made.id]
     assert pending(store) == []
+
+
+def test_single_submissions_are_hinted_before_a_cohort(store: Store, submit: Submit, store_url: str) -> None:
+    """However many of a cohort came first."""
+    cohort = store.create_cohort("autumn", "spiral")
+    many = [one.id for one in store.create_submissions(cohort.id, [NewSubmission("spiral", "a.py", b"x")] * 3)]
+    one, two = submit().id, submit().id
+    with watched(store) as statements:
+        assert [row.submission_id for row in store.pending_outbox(4)] == [one, two, *many[:2]]
+        assert [row.submission_id for row in store.pending_outbox(2)] == [one, two]
+    if store_url.startswith("sqlite"):
+        steps = plan(store_url, statements)
+        assert all("SEARCH outbox USING INDEX ix_outbox_pending (queue=" in line for line in steps)
 
 
 def test_a_claim_is_one_workers_alone(store: Store, submit: Submit) -> None:
