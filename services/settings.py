@@ -300,7 +300,9 @@ class Settings(BaseSettings):
     relay_batch: int = Field(default=100, gt=0, description="Most hints that the relay takes at a time.")
     sweep_every_s: float = Field(default=10.0, gt=0, description="How often the sweeper looks for what got stuck.")
     stale_queued_s: float = Field(
-        default=60.0, gt=0, description="A waiting submission whose hint is this old is hinted again."
+        default=60.0,
+        gt=0,
+        description="Where the queue lacks hints, a waiting submission whose hint is this old is hinted again.",
     )
     deliver_every_s: float = Field(default=1.0, gt=0, description="How often the sweeper has due webhooks sent.")
     worker_interactive_slots: int = Field(

@@ -119,7 +119,7 @@ def _prepare_store(settings: Settings) -> None:
         try:
             if not settings.database_url:
                 # Nobody else has this file and that lock, so whoever holds a lease in it is dead.
-                store.sweep(time.time_ns() // 1000 + int(settings.lease_s * 1e6), stale_s=settings.stale_queued_s)
+                store.sweep(time.time_ns() // 1000 + int(settings.lease_s * 1e6), most_hints=0)
             if not store.list_keys():
                 key, secret = store.create_key("first", SCOPES, actor="assay serve")
                 click.echo(f"API key (all scopes, shown this once): {secret}")

@@ -20,6 +20,15 @@ from services.store.errors import StoreUnavailable
 
 _WRITES = "assay_writes"  # execution option: this transaction takes SQLite's write lock as it begins
 _CONNECT_TIMEOUT_S = 10
+_CLEAR_LOG_S = 1.0  # for readers and writers to make way; all writers wait as long
+# A server that loses power or its network says nothing: within half a minute the connection counts as lost.
+_KEEPALIVE: dict[str, Any] = {
+    "keepalives": 1,
+    "keepalives_idle": 10,  # seconds
+    "keepalives_interval": 5,  # seconds
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # milliseconds until what was sent must be acknowledged
+}
 
 # Ends of the names of PostgreSQL's advisory locks; any two numbers that nothing else in the database uses.
 MIGRATION_LOCK, AUDIT_LOCK, SETTINGS_LOCK = 0x41535359_01, 0x41535359_02, 0x41535359_03
@@ -59,6 +68,7 @@ class Database:
             options["pool_pre_ping"] = True
             options["connect_args"] = {
                 "connect_timeout": _CONNECT_TIMEOUT_S,
+                **_KEEPALIVE,
                 "options": f"-c lock_timeout={int(busy_timeout_s * 1000)} -c timezone=UTC",
             }
         # Errors get into logs, and what a statement was given are programs and names.
@@ -102,6 +112,18 @@ class Database:
         engine = self.engine.execution_options(**{_WRITES: True})
         with _translated(), self._my_turn(), engine.begin() as connection:
             yield connection
+
+    def clear_log(self) -> bool:
+        """Empty SQLite's log, in which what was overwritten still stands; False while a reader needs it."""
+        if not self.is_sqlite:
+            return True
+        path = self.engine.url.database or ""
+        try:
+            with contextlib.closing(sqlite3.connect(path, timeout=_CLEAR_LOG_S, isolation_level=None)) as connection:
+                (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error:
+            return False
+        return not busy
 
     def serialise(self, session: Session | Connection, lock: int) -> None:
         """Wait until no other transaction holds `lock`, and hold it to the end of this one.

@@ -38,9 +38,11 @@ from services.store.tables import (
     MessageRow,
     OutboxTable,
     ReportRow,
+    SettingRow,
     SubmissionRow,
 )
 
+ERASED = "erased_us"  # the setting under which stands when something was erased that may still be on the disk
 _ERROR_CHARS = 2000
 _ENDS: dict[SubmissionState, str] = {
     "graded": SUBMISSION_GRADED,
@@ -271,6 +273,8 @@ def end(
     row.lease_until_us = row.worker = None
     session.flush()
     told(session, row.id, state, data, now_us)
+    if state == "erased" and session.get_bind().dialect.name == "sqlite":
+        session.merge(SettingRow(key=ERASED, value=str(now_us)))
     if state in _ENDS and row.purpose == "grade":
         _announce_submission(session, row, _ENDS[state], body_of(_ENDS[state], record(row), report), now_us)
     if row.cohort_id is not None:
@@ -326,7 +330,8 @@ def _announce_submission(session: Session, row: SubmissionRow, event_type: str, 
     for target in _receivers(session, event_type):
         _post(session, target, event_type, body, now_us, row.generation, submission_id=row.id)
     if row.callback is not None:
-        _post(session, None, event_type, body, now_us, row.generation, submission_id=row.id)
+        lane = row.integration_id or "callback"
+        _post(session, None, event_type, body, now_us, row.generation, submission_id=row.id, lane=lane)
 
 
 def _receivers(session: Session, event_type: str) -> list[str]:
@@ -346,12 +351,14 @@ def _post(
     *,
     submission_id: str | None = None,
     cohort_id: str | None = None,
+    lane: str | None = None,
 ) -> None:
     session.execute(
         insert(MessageRow).values(
             id=new_id(MESSAGE, now_us),
             endpoint_id=endpoint_id,
             target=endpoint_id or "callback",
+            lane=lane or endpoint_id,
             event_type=event_type,
             submission_id=submission_id,
             cohort_id=cohort_id,

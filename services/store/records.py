@@ -271,6 +271,7 @@ class DueMessage:
     endpoint: Endpoint | None
     callback: Mapping[str, Any] | None  # with the submission's integration_id; where endpoint is None
     integration_id: str | None
+    lane: str  # messages with the same one go to the same receiver
     lease_until_us: int
 
 

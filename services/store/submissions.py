@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
-from sqlalchemy import Select, and_, delete, exists, func, insert, or_, select, update
+from sqlalchemy import ScalarSelect, Select, and_, delete, exists, func, insert, or_, select, update
 
 from grading.verdict import Report
 from services.store import assessments, invitations, machine, replies, reviews, scorecards
@@ -40,14 +41,16 @@ from services.store.tables import (
     MessageRow,
     OutboxTable,
     ReportRow,
+    SettingRow,
     SubmissionRow,
     clean,
 )
 
 # Hosts' clocks differ a little: a hint that was due where it was published is due where it arrives.
 _CLOCK_TOLERANCE_US = us(1)
-_QUEUES: tuple[Queue, ...] = ("interactive", "cohort")
+_QUEUES: tuple[Queue, ...] = ("interactive", "cohort")  # in the order in which they are seen to
 _BATCH = 500
+_EMPTY: Mapping[Queue, int] = MappingProxyType({})
 
 
 class SubmissionPart(Part):
@@ -222,7 +225,8 @@ class SubmissionPart(Part):
     def erase(self, submission_id: str, *, actor: str = "system") -> Submission:
         """Forget the candidate: source, names, reports, bodies of messages. The counts stay.
 
-        A running grade loses its claim. Erasing twice is no error. Raises NotFound.
+        A running grade loses its claim. On SQLite `scrub` has to follow; it is tried here at once. Erasing
+        twice is no error. Raises NotFound.
         """
         with self._database.write() as session:
             now_us = self._clock()
@@ -239,24 +243,44 @@ class SubmissionPart(Part):
             session.execute(update(AttemptRow).where(AttemptRow.message_id.in_(mine)).values(response_head=""))
             replies.forget(session, [row.id, row.cohort_id] if row.cohort_id else [row.id])
             append(self._database, session, now_us, actor, "submission.erase", row.id)
-            return record(row)
+            erased = record(row)
+        self.scrub()
+        return erased
+
+    def scrub(self) -> bool:
+        """See that what was erased is off SQLite's disk too; False where it is not yet: call again later."""
+        noted = select(SettingRow.value).where(SettingRow.key == machine.ERASED)
+        with self._database.read() as session:
+            erased_us = session.scalar(noted)
+        if erased_us is None:
+            return True
+        if not self._database.clear_log():
+            return False
+        with self._database.write() as session:
+            # Unless more was erased meanwhile.
+            session.execute(delete(SettingRow).where(SettingRow.key == machine.ERASED, SettingRow.value == erased_us))
+        return True
 
 
 class WorkPart(Part):
     """Submissions as relay, workers and sweeper see them."""
 
     def pending_outbox(self, limit: int = 100) -> list[OutboxRow]:
-        """Hints that are due and not on the queue yet, oldest first.
+        """Hints that are due and not on the queue yet: those of single submissions first, then oldest first.
 
         Publish first, then mark_published: a crash between the two publishes twice, which is harmless.
         """
         due = select(OutboxTable).where(OutboxTable.published_us.is_(None), OutboxTable.due_us <= self._clock())
+        due = due.order_by(OutboxTable.due_us, OutboxTable.id)
+        rows: list[OutboxTable] = []
         with self._database.read() as session:
-            rows = session.scalars(due.order_by(OutboxTable.due_us, OutboxTable.id).limit(limit))
-            return [
-                OutboxRow(row.id, row.kind, row.submission_id, _queue(row.queue), row.created_us, row.due_us)
-                for row in rows
-            ]
+            for queue in _QUEUES:
+                if len(rows) < limit:
+                    rows += session.scalars(due.where(OutboxTable.queue == queue).limit(limit - len(rows)))
+        return [
+            OutboxRow(row.id, row.kind, row.submission_id, _queue(row.queue), row.created_us, row.due_us)
+            for row in rows
+        ]
 
     def mark_published(self, ids: Iterable[int]) -> None:
         """These hints are on the queue."""
@@ -375,12 +399,21 @@ class WorkPart(Part):
                 row.attempts -= 1
                 machine.wait(session, row, now_us, now_us, "handed_back", {"attempt": claim.attempt})
 
-    def sweep(self, now_us: int | None = None, *, stale_s: float = 60.0, limit: int = 200) -> Swept:
+    def sweep(
+        self,
+        now_us: int | None = None,
+        *,
+        stale_s: float = 60.0,
+        on_queue: Mapping[Queue, int] = _EMPTY,
+        limit: int = 200,
+        most_hints: int = 5000,
+    ) -> Swept:
         """Bring back what got stuck by `now_us`, by default now.
 
-        Ended leases: waiting again, or dead after the last attempt. Lost hints: of the first `limit`
-        that wait and are due in each queue, those whose last hint went out more than `stale_s` ago
-        are hinted again, so a long queue makes few duplicates and a lost queue still drains.
+        Ended leases, at most `limit`: waiting again, or dead after the last attempt. Lost hints: where
+        fewer are `on_queue` than wait, as many as are missing, at most `most_hints` of each queue, are
+        given again to those that waited longest of which the last hint went out more than `stale_s` ago.
+        So what merely waits makes no duplicates, and a queue that was lost is filled again.
         """
         at_us = self._clock() if now_us is None else now_us
         expired = dead = 0
@@ -388,7 +421,9 @@ class WorkPart(Part):
             state = self._expire(submission_id, at_us)
             expired += state == "queued"
             dead += state == "dead"
-        requeued = sum(self._hint_again(queue, at_us, us(stale_s), limit) for queue in _QUEUES)
+        requeued = sum(
+            self._hint_again(queue, at_us, us(stale_s), on_queue.get(queue, 0), most_hints) for queue in _QUEUES
+        )
         return Swept(requeued=requeued, expired=expired, dead=dead)
 
     def _ended_leases(self, at_us: int, limit: int) -> Sequence[str]:
@@ -406,36 +441,23 @@ class WorkPart(Part):
             error = f"worker {row.worker} was not heard of until its lease ended"
             return machine.retry_or_die(session, row, now_us, now_us, "expired", error, self._body_of)
 
-    def _hint_again(self, queue: Queue, at_us: int, stale_us: int, limit: int) -> int:
-        waiting = (
-            select(SubmissionRow.id, SubmissionRow.queued_us)
-            .where(
-                SubmissionRow.queue == queue,
-                SubmissionRow.state == "queued",
-                SubmissionRow.next_attempt_us <= at_us,
-            )
-            .order_by(SubmissionRow.queued_us, SubmissionRow.id)
-            .limit(limit)
-            .subquery()
-        )
-        fresh = exists().where(
-            OutboxTable.submission_id == waiting.c.id,
-            or_(OutboxTable.published_us.is_(None), OutboxTable.published_us > at_us - stale_us),
-        )
+    def _hint_again(self, queue: Queue, at_us: int, stale_us: int, on_queue: int, most: int) -> int:
+        with self._database.read() as session:
+            waiting, on_the_way = session.execute(select(_waiting((queue,)), _unpublished(queue))).one()
+            missing = min(most, waiting - on_the_way - on_queue)
+            ids = session.scalars(_unhinted(queue, at_us, stale_us).limit(missing)).all() if missing > 0 else ()
+        if not ids:
+            return 0
         with self._database.write() as session:
-            ids = session.scalars(select(waiting.c.id).where(~fresh)).all()
             now_us = self._clock()
             due = {"kind": "grade", "queue": queue, "created_us": now_us, "due_us": now_us}
-            if ids:
-                session.execute(insert(OutboxTable), [due | {"submission_id": one} for one in ids])
-            return len(ids)
+            session.execute(insert(OutboxTable), [due | {"submission_id": one} for one in ids])
+        return len(ids)
 
     def waiting(self, queue: Queue | None = None) -> int:
         """How many submissions wait in a queue, or in all: cheap enough for each request."""
-        queues = _QUEUES if queue is None else (queue,)
-        count = select(func.count()).where(SubmissionRow.queue.in_(queues), SubmissionRow.state == "queued")
         with self._database.read() as session:
-            return session.scalar(count) or 0
+            return session.scalar(select(_waiting(_QUEUES if queue is None else (queue,)))) or 0
 
     def prune(self, *, outbox_s: float = 86_400, idempotency_s: float = 86_400, inbound_s: float = 30 * 86_400) -> int:
         """Remove published hints, remembered answers and inbound ids older than that; how many."""
@@ -447,6 +469,32 @@ class WorkPart(Part):
                 delete(InboundRow).where(InboundRow.created_us < now_us - us(inbound_s)),
             )
             return sum(changed(session, statement) for statement in old)
+
+
+def _waiting(queues: Sequence[Queue]) -> ScalarSelect[int]:
+    """How many wait in these queues; the index alone is read."""
+    of_queues = (SubmissionRow.queue.in_(queues), SubmissionRow.state == "queued")
+    return select(func.count()).select_from(SubmissionRow).where(*of_queues).scalar_subquery()
+
+
+def _unpublished(queue: Queue) -> ScalarSelect[int]:
+    """How many hints are not on the queue yet, those for a later time too."""
+    of_queue = (OutboxTable.published_us.is_(None), OutboxTable.queue == queue)
+    return select(func.count()).select_from(OutboxTable).where(*of_queue).scalar_subquery()
+
+
+def _unhinted(queue: Queue, at_us: int, stale_us: int) -> Select[str]:
+    """What waits, is due and has no hint that is on its way or fresh; longest waiting first."""
+    fresh = exists().where(
+        OutboxTable.submission_id == SubmissionRow.id,
+        or_(OutboxTable.published_us.is_(None), OutboxTable.published_us > at_us - stale_us),
+    )
+    waiting = (
+        SubmissionRow.queue == queue,
+        SubmissionRow.state == "queued",
+        SubmissionRow.next_attempt_us <= at_us,
+    )
+    return select(SubmissionRow.id).where(*waiting, ~fresh).order_by(SubmissionRow.queued_us, SubmissionRow.id)
 
 
 def _report_of(claim: Claim) -> Select[str]:

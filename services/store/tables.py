@@ -212,6 +212,7 @@ class OutboxTable(Table):
     __table_args__ = (
         Index(
             "ix_outbox_pending",
+            "queue",
             "due_us",
             sqlite_where=text("published_us IS NULL"),
             postgresql_where=text("published_us IS NULL"),
@@ -256,6 +257,8 @@ class MessageRow(Table):
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     endpoint_id: Mapped[str | None] = mapped_column(Id, ForeignKey("webhook_endpoints.id"))
     target: Mapped[str] = mapped_column(Id)  # endpoint_id or "callback"
+    # Whose turn it is: the endpoint, or for a callback the integration, so that none waits behind another's receiver.
+    lane: Mapped[str] = mapped_column(Id, server_default="callback")
     event_type: Mapped[str] = mapped_column(String(40))
     submission_id: Mapped[str | None] = mapped_column(Id, ForeignKey("submissions.id"))
     cohort_id: Mapped[str | None] = mapped_column(Id, ForeignKey("cohorts.id"))
@@ -271,7 +274,7 @@ class MessageRow(Table):
 
     __table_args__ = (
         UniqueConstraint("target", "event_type", "subject_id", "generation"),
-        Index(None, "state", "next_attempt_us"),
+        Index(None, "state", "lane", "next_attempt_us"),
         Index(None, "submission_id"),
         Index(None, "endpoint_id"),
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Select, insert, or_, select, update
+from sqlalchemy import ColumnElement, Select, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from services.store.audit import append
@@ -27,6 +28,7 @@ from services.store.records import (
 from services.store.tables import AttemptRow, EndpointRow, MessageRow, SubmissionRow
 
 _LIVE_SECRETS = 2
+_NOBODY: Mapping[str, int] = MappingProxyType({})
 
 
 class EndpointPart(Part):
@@ -121,6 +123,7 @@ class EndpointPart(Part):
                 id=message_id,
                 endpoint_id=endpoint_id,
                 target=endpoint_id,
+                lane=endpoint_id,
                 event_type=ENDPOINT_PING,
                 submission_id=None,
                 cohort_id=None,
@@ -143,24 +146,49 @@ class EndpointPart(Part):
 class MessagePart(Part):
     """What is to be sent, and what came of it."""
 
-    def due_messages(self, limit: int, lease_s: float, *, message_id: str | None = None) -> list[DueMessage]:
-        """Messages to send now, for the caller alone until the lease ends; with an id only that one."""
+    def due_messages(
+        self,
+        limit: int,
+        lease_s: float,
+        *,
+        at_once: int | None = None,
+        busy: Mapping[str, int] = _NOBODY,
+        message_id: str | None = None,
+    ) -> list[DueMessage]:
+        """Messages to send now, for the caller alone until the lease ends; with an id only that one.
+
+        Receivers take turns: of each lane at most `at_once`, less what the caller sends to it already
+        (`busy`, by lane), and lanes that are less busy first.
+        """
+        if message_id is not None:
+            ids = [message_id]
+        else:
+            # Asked every second, and mostly for nothing: no reason to hold everybody's write lock.
+            with self._database.read() as session:
+                ids = _turns(session, self._clock(), limit, limit if at_once is None else at_once, busy)
+        if not ids:
+            return []
         with self._database.write() as session:
             now_us = self._clock()
-            due = _due(now_us).limit(limit)
-            if message_id is not None:
-                due = due.where(MessageRow.id == message_id)
+            due = select(MessageRow).where(MessageRow.id.in_(ids), *_free(now_us), MessageRow.lane.not_in(_SHUT))
+            due = due.order_by(MessageRow.next_attempt_us, MessageRow.id)
             rows = session.scalars(due.with_for_update(of=MessageRow, skip_locked=True)).all()
             for row in rows:
                 row.lease_until_us = now_us + us(lease_s)
             return [_due_message(session, row, now_us) for row in rows]
 
     def record_attempt(
-        self, message_id: str, result: AttemptResult, next_attempt_us: int | None, state: MessageState
+        self,
+        message_id: str,
+        lease_until_us: int,
+        result: AttemptResult,
+        next_attempt_us: int | None,
+        state: MessageState,
     ) -> WebhookMessage:
         """Log an attempt and set what follows; `next_attempt_us` counts for `pending` only.
 
-        A message that is delivered stays so, whatever a late second sender reports. Raises NotFound.
+        Once the lease with that end is over, a failure is no more than a line in the log: the message is
+        another sender's. What a receiver took is delivered whoever says so, and stays so. Raises NotFound.
         """
         with self._database.write() as session:
             row = _locked_message(session, message_id)
@@ -175,12 +203,13 @@ class MessagePart(Part):
                     response_head=result.response_head if row.body else "",
                 )
             )
-            row.attempts += 1
-            if row.state == "pending":
+            held = row.state == "pending" and row.lease_until_us == lease_until_us
+            row.attempts += held
+            if state == "delivered" and row.state != "delivered":
+                row.state, row.lease_until_us, row.delivered_us = state, None, result.at_us
+            elif held:
                 row.state, row.lease_until_us = state, None
-                if state == "delivered":
-                    row.delivered_us = result.at_us
-                elif state == "pending":
+                if state == "pending":
                     row.next_attempt_us = self._clock() if next_attempt_us is None else next_attempt_us
             return _message(row)
 
@@ -230,20 +259,42 @@ class MessagePart(Part):
             return _message(row)
 
 
-def _due(now_us: int) -> Select[MessageRow]:
-    """Pending, due, held by nobody, and with a receiver that takes it; longest due first."""
-    return (
-        select(MessageRow)
-        .outerjoin(EndpointRow, EndpointRow.id == MessageRow.endpoint_id)
-        .where(
-            MessageRow.state == "pending",
-            MessageRow.next_attempt_us <= now_us,
-            or_(MessageRow.lease_until_us.is_(None), MessageRow.lease_until_us < now_us),
-            EndpointRow.disabled_us.is_(None),
-            EndpointRow.deleted_us.is_(None),
-        )
-        .order_by(MessageRow.next_attempt_us, MessageRow.id)
-    )
+_PENDING = MessageRow.state == "pending"
+_SHUT = select(EndpointRow.id).where(or_(EndpointRow.disabled_us.is_not(None), EndpointRow.deleted_us.is_not(None)))
+
+
+def _free(now_us: int) -> tuple[ColumnElement[bool], ...]:
+    """Pending, due and held by nobody."""
+    unheld = or_(MessageRow.lease_until_us.is_(None), MessageRow.lease_until_us < now_us)
+    return _PENDING, MessageRow.next_attempt_us <= now_us, unheld
+
+
+def _lanes(now_us: int) -> Select[str, int | None]:
+    """Lanes whose receiver takes messages, each with when its first free one was due.
+
+    One step through the index for each lane, however many messages wait in it.
+    """
+    lanes = select(func.min(MessageRow.lane).label("lane")).where(_PENDING).cte("lanes", recursive=True)
+    following = select(func.min(MessageRow.lane)).where(_PENDING, MessageRow.lane > lanes.c.lane).scalar_subquery()
+    lanes = lanes.union_all(select(following).select_from(lanes).where(lanes.c.lane.is_not(None)))
+    first = select(MessageRow.next_attempt_us).where(MessageRow.lane == lanes.c.lane, *_free(now_us))
+    due_us = first.order_by(MessageRow.next_attempt_us).limit(1).scalar_subquery()
+    return select(lanes.c.lane, due_us).where(lanes.c.lane.is_not(None), lanes.c.lane.not_in(_SHUT))
+
+
+def _turns(session: Session, now_us: int, limit: int, at_once: int, busy: Mapping[str, int]) -> list[str]:
+    """The messages whose turn it is."""
+    open_lanes = [
+        (busy.get(lane, 0), due_us, lane)
+        for lane, due_us in session.execute(_lanes(now_us))
+        if due_us is not None and busy.get(lane, 0) < at_once
+    ]
+    places: list[tuple[int, int, str]] = []
+    for taken, _, lane in sorted(open_lanes)[:limit]:
+        mine = select(MessageRow.next_attempt_us, MessageRow.id).where(MessageRow.lane == lane, *_free(now_us))
+        mine = mine.order_by(MessageRow.next_attempt_us, MessageRow.id).limit(min(limit, at_once - taken))
+        places += [(taken + n, due_us, name) for n, (due_us, name) in enumerate(session.execute(mine))]
+    return [name for _, _, name in sorted(places)[:limit]]
 
 
 def _due_message(session: Session, row: MessageRow, now_us: int) -> DueMessage:
@@ -255,6 +306,7 @@ def _due_message(session: Session, row: MessageRow, now_us: int) -> DueMessage:
         endpoint=None if endpoint is None else _endpoint(endpoint, now_us),
         callback=None if submission is None else submission.callback,
         integration_id=None if submission is None else submission.integration_id,
+        lane=row.lane,
         lease_until_us=row.lease_until_us,
     )
 

@@ -7,9 +7,10 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
 
 from grading.verdict import Report
 from services import ats
@@ -19,17 +20,27 @@ from services.store import (
     AttemptResult,
     DueMessage,
     Endpoint,
+    MessageFilters,
     NotFound,
     Store,
     StoreUnavailable,
     Submission,
+    SubmissionState,
+    WebhookMessage,
 )
+from services.store.events import SUBMISSION_DEAD, SUBMISSION_GRADED, SUBMISSION_INVALID
 from services.webhooks import Decision, Delivery, Schedule, Sender, decide
 from services.worker.instruments import Instruments
 
 log = logger("webhooks")
 
 _RESPONSE_CHARACTERS = 2000
+_MESSAGES = 500  # of one submission that are looked through
+_STATES: Mapping[str, SubmissionState] = {
+    SUBMISSION_GRADED: "graded",
+    SUBMISSION_INVALID: "invalid",
+    SUBMISSION_DEAD: "dead",
+}
 _LEASE_MARGIN_S = 30.0  # over the longest attempt: for the database to take the result
 
 
@@ -62,20 +73,38 @@ class Deliverer:
         self._stopping.set()
 
     def work(self) -> int:
-        """Send all that is due now; how many attempts were made. Raises nothing."""
+        """Send all that is due, and what comes due meanwhile; how many attempts were made. Raises nothing."""
         attempts = 0
         slots = self.settings.worker_webhook_slots
-        lease_s = self.settings.webhook_timeout_s + _LEASE_MARGIN_S
+        running: dict[Future[None], str] = {}
         try:
             with ThreadPoolExecutor(slots, thread_name_prefix="webhook") as threads:
-                # No more are leased than can be sent at once, so that no lease ends while a message waits its turn.
-                while not self._stopping.is_set() and (due := self.store.due_messages(slots, lease_s)):
-                    attempts += sum(threads.map(self._attempt, due))
+                while True:
+                    for due in self._lease(slots - len(running), Counter(running.values())):
+                        running[threads.submit(self._attempt, due)] = due.lane
+                        attempts += 1
+                    if not running:
+                        return attempts
+                    # Not until one ends: it may hang, and what comes due meanwhile need not wait for it.
+                    ended, _ = wait(running, self.settings.deliver_every_s, FIRST_COMPLETED)
+                    for one in ended:
+                        del running[one]
         except StoreUnavailable as error:
             log.warning("the database does not answer", error=str(error)[:300])
         return attempts
 
-    def _attempt(self, due: DueMessage) -> int:
+    def _lease(self, free: int, busy: Counter[str]) -> list[DueMessage]:
+        """As many as can be sent at once, so that no lease ends while a message waits its turn.
+
+        A receiver that hangs gets half of the slots at most.
+        """
+        if self._stopping.is_set() or free == 0:
+            return []
+        at_once = max(1, self.settings.worker_webhook_slots // 2)
+        lease_s = self.settings.webhook_timeout_s + _LEASE_MARGIN_S
+        return self.store.due_messages(free, lease_s, at_once=at_once, busy=busy)
+
+    def _attempt(self, due: DueMessage) -> None:
         """Send one and record what came of it; where that fails the lease ends, and it is sent again."""
         try:
             at_us = self.now_us()
@@ -86,13 +115,18 @@ class Deliverer:
             log.warning("not recorded", message=due.message.id, error=str(error)[:300])
         except Exception:
             log.exception("a delivery failed in an unforeseen way", message=due.message.id)
-        return 1
 
     def _send(self, due: DueMessage) -> tuple[Delivery, Decision]:
         try:
             delivery = self._to_endpoint(due, due.endpoint) if due.endpoint else self._to_callback(due)
         except Undeliverable as error:
             return Delivery(None, str(error), 0), Decision("dead")
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            log.exception("a message could not be sent", message=due.message.id)
+            # The kind alone: what it says may be a candidate's.
+            delivery = Delivery(None, f"not sent: {type(error).__name__}", 0)
         return delivery, decide(delivery, due.message.attempts + 1, self._schedule, self.draw)
 
     def _to_endpoint(self, due: DueMessage, endpoint: Endpoint) -> Delivery:
@@ -104,21 +138,35 @@ class Deliverer:
         message = due.message
         integration = self.store.integration(due.integration_id) if due.integration_id else None
         submission = self.store.submission(message.submission_id) if message.submission_id else None
-        if integration is None or submission is None:
+        if integration is None or submission is None or submission.state == "erased":
             raise Undeliverable("the integration or the submission is no more")
+        # Vendors keep what they are told last; the standard contract tells each event and when it was.
+        if integration.kind != "standard" and self._newer_was_told(message):
+            raise Undeliverable("a newer verdict was told already")
+        then = replace(submission, state=_STATES[message.event_type])
         request = ats.outbound(
             ats.integration_of(integration, {}),  # what it offers matters only on the way in
             ats.Callback.model_validate(dict(due.callback or {})),
             ats.Message(message.id, message.event_type, message.body),
-            ats.result_of(submission, self._report(submission), self._link(submission)),
+            ats.result_of(then, self._report(message), self._link(submission)),
             self.now_us() / 1e6,
         )
         if request is None:
             return Delivery(None, None, 0, "this contract has no word for it")
         return self.sender.send(request.method, request.url, request.headers, request.body)
 
-    def _report(self, submission: Submission) -> Report | None:
-        kept = self.store.report(submission.id, submission.generation)
+    def _newer_was_told(self, message: WebhookMessage) -> bool:
+        """Whether the same receiver knows of a later grading of the same submission."""
+        told = MessageFilters(submission_id=message.submission_id, state="delivered")
+        return any(
+            one.endpoint_id is None and one.generation > message.generation and one.event_type != SUBMISSION_DEAD
+            for one in self.store.list_messages(told, limit=_MESSAGES).items
+        )
+
+    def _report(self, message: WebhookMessage) -> Report | None:
+        """What the message tells of; the submission itself may wait for its next grading by now."""
+        assert message.submission_id is not None
+        kept = self.store.report(message.submission_id, message.generation)
         return Report.model_validate_json(json.dumps(kept)) if kept is not None else None
 
     def _link(self, submission: Submission) -> str | None:
@@ -135,7 +183,7 @@ class Deliverer:
             response_head=delivery.response_head[:_RESPONSE_CHARACTERS],
         )
         next_us = None if decision.retry_in_s is None else self.now_us() + int(decision.retry_in_s * 1e6)
-        self.store.record_attempt(message.id, result, next_us, decision.state)
+        self.store.record_attempt(message.id, due.lease_until_us, result, next_us, decision.state)
         if decision.disable_reason and due.endpoint is not None:
             with contextlib.suppress(NotFound):  # deleted meanwhile
                 self.store.disable_endpoint(due.endpoint.id, decision.disable_reason)

@@ -116,11 +116,22 @@ class Supervisor:
         if child.process is not None and child.process.poll() is not None:
             steady = now - child.began > _STEADY_S
             child.failures = 0 if steady else child.failures + 1
-            pause_s = min(self._longest_pause_s, self._pause_s * 2.0 ** max(0, child.failures - 1))
+            pause_s = self._pause(child, now)
             log.warning("ended", program=child.program.name, code=child.process.returncode, restart_in_s=pause_s)
-            child.process, child.start_at = None, now + pause_s
+            child.process = None
         if child.process is None and now >= child.start_at:
-            child.start()
+            try:
+                child.start()
+            except OSError as error:  # no process or memory to be had just now, or its file is being replaced
+                child.failures += 1
+                pause_s = self._pause(child, now)
+                log.warning("not started", program=child.program.name, error=str(error), restart_in_s=pause_s)
+
+    def _pause(self, child: _Child, now: float) -> float:
+        """Until it is started again."""
+        pause_s = min(self._longest_pause_s, self._pause_s * 2.0 ** max(0, child.failures - 1))
+        child.start_at = now + pause_s
+        return pause_s
 
     def pids(self) -> dict[str, int]:
         """The processes that run now, by name."""

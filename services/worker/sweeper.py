@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 
 from services.logs import logger
 from services.settings import Settings
-from services.store import Store
+from services.store import Queue, Store
 from services.worker.loops import go_round
-from services.worker.queue import Hints
+from services.worker.queue import QUEUE_TROUBLE, Hints
 
 log = logger("sweeper")
 
 _PRUNE_EVERY_S = 3600.0
+_GRADED: tuple[Queue, ...] = ("interactive", "cohort")
 
 
 class Sweeper:
@@ -36,10 +38,20 @@ class Sweeper:
         return False
 
     def sweep(self) -> None:
-        """Bring back what dead workers held, and hint again what waits too long."""
-        swept = self._store.sweep(stale_s=self._settings.stale_queued_s)
+        """Bring back what dead workers held, hint again what waits too long, see that what was erased is gone."""
+        lengths = {queue: self._length(queue) for queue in _GRADED}
+        swept = self._store.sweep(stale_s=self._settings.stale_queued_s, on_queue=lengths)
         if swept.requeued or swept.expired or swept.dead:
             log.info("swept", requeued=swept.requeued, expired=swept.expired, dead=swept.dead)
+        if not self._store.scrub():
+            log.info("what was erased is still in the database's log, tried again soon")
+
+    def _length(self, queue: Queue) -> int:
+        try:
+            return self._hints.length(queue)
+        except QUEUE_TROUBLE as error:
+            log.warning("the queue does not answer", queue=queue, error=str(error)[:300])
+            return sys.maxsize  # whatever was on it may be there yet; ended leases do not wait for it
 
 
 def run(store: Store, hints: Hints, settings: Settings, stop: threading.Event) -> None:

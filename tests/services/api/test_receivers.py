@@ -59,7 +59,7 @@ def test_ping_log_and_replay(api: Api):
     assert ping.status_code == 202 and ping.json["state"] == "pending"
     (due,) = api.store.due_messages(10, 60)
     result = AttemptResult(at_us=1, status_code=500, error="answered 500", duration_ms=12, response_head="oops")
-    api.store.record_attempt(due.message.id, result, None, "dead")
+    api.store.record_attempt(due.message.id, due.lease_until_us, result, None, "dead")
     told = api("GET", f"/deliveries/{ping.json['id']}").json
     assert (told["state"], told["attempt_log"][0]["status_code"]) == ("dead", 500)
     assert json.loads(told["body"])["type"] == "endpoint.ping"

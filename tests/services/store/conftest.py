@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import event
 
 from grading.verdict import Report
 from services.store import NewSubmission, Store, Submission
@@ -68,6 +71,30 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     url: str = request.getfixturevalue("migrated_database")
     wipe(url)
     yield url
+
+
+@contextlib.contextmanager
+def watched(store: Store) -> Iterator[list[tuple[str, Any]]]:
+    """Every statement that the store executes meanwhile, with what it was given."""
+    seen: list[tuple[str, Any]] = []
+
+    def note(_: object, __: object, statement: str, given: Any, *___: object) -> None:
+        if not statement.startswith("BEGIN"):
+            seen.append((statement, given))
+
+    event.listen(store._database.engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(store._database.engine, "before_cursor_execute", note)
+
+
+def plan(url: str, statements: list[tuple[str, Any]]) -> list[str]:
+    """How SQLite goes about them, line by line."""
+    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+        asked = [(text, given) for text, given in statements if text.startswith(("SELECT", "WITH"))]
+        rows = [connection.execute(f"EXPLAIN QUERY PLAN {text}", given).fetchall() for text, given in asked]
+    return [line for lines in rows for *_, line in lines]
 
 
 @pytest.fixture

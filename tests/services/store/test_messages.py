@@ -7,9 +7,18 @@ from collections.abc import Callable
 import pytest
 
 from grading.verdict import Report
-from services.store import ENDPOINT_PING, AttemptResult, Conflict, MessageFilters, NotFound, Store, Submission
+from services.store import (
+    ENDPOINT_PING,
+    AttemptResult,
+    Conflict,
+    MessageFilters,
+    MessageState,
+    NotFound,
+    Store,
+    Submission,
+)
 
-from .conftest import Clock
+from .conftest import Clock, plan, watched
 
 Submit = Callable[..., Submission]
 Grade = Callable[..., Report]
@@ -30,21 +39,48 @@ def test_a_message_is_leased_tried_and_delivered(store: Store, submit: Submit, g
     (due,) = store.due_messages(10, 60)
     assert due.endpoint == endpoint and due.message.submission_id == made.id
     assert ids(store) == [], "leased"
-    again = store.record_attempt(due.message.id, result(clock), clock.now_us + 5_000_000, "pending")
+    again = store.record_attempt(due.message.id, due.lease_until_us, result(clock), clock.now_us + 5_000_000, "pending")
     assert (again.state, again.attempts) == ("pending", 1)
     assert ids(store) == [], "not due yet"
     clock.pass_s(6)
     assert ids(store) == [due.message.id]
     clock.pass_s(61)
-    assert ids(store) == [due.message.id], "its sender vanished"
-    done = store.record_attempt(due.message.id, result(clock, 204), None, "delivered")
+    (last,) = store.due_messages(10, 60)
+    assert last.message.id == due.message.id, "its sender vanished"
+    done = store.record_attempt(due.message.id, last.lease_until_us, result(clock, 204), None, "delivered")
     assert done.state == "delivered" and done.delivered_us is not None
-    late = store.record_attempt(due.message.id, result(clock, None), clock.now_us, "pending")
+    late = store.record_attempt(due.message.id, due.lease_until_us, result(clock, None), clock.now_us, "pending")
     assert late.state == "delivered", "whatever a late second sender says"
     assert ids(store) == []
     log = store.attempts(due.message.id)
     assert [attempt.status_code for attempt in log] == [500, 204, None]
     assert log[0].response_head == "head\N{REPLACEMENT CHARACTER}"
+
+
+def test_a_late_sender_takes_nothing_from_the_one_after_it(store: Store, clock: Clock) -> None:
+    message = store.ping_endpoint(store.create_endpoint("https://receiver.example/", [], "whsec_x").id)
+    (late,) = store.due_messages(10, 60)
+    clock.pass_s(61)
+    (now,) = store.due_messages(10, 60)
+    for state in ("pending", "dead"):
+        left = store.record_attempt(message.id, late.lease_until_us, result(clock), clock.now_us, state)  # type: ignore[arg-type]
+        assert (left.state, left.attempts) == ("pending", 0)
+        assert ids(store) == [], "the other one is sending"
+    assert len(store.attempts(message.id)) == 2, "it is in the log all the same"
+    done = store.record_attempt(message.id, now.lease_until_us, result(clock), None, "dead")
+    assert (done.state, done.attempts) == ("dead", 1)
+
+
+@pytest.mark.parametrize("state", ["pending", "dead"])
+def test_what_a_receiver_took_is_delivered_whoever_says_so(store: Store, clock: Clock, state: MessageState) -> None:
+    message = store.ping_endpoint(store.create_endpoint("https://receiver.example/", [], "whsec_x").id)
+    (late,) = store.due_messages(10, 60)
+    clock.pass_s(61)
+    (now,) = store.due_messages(10, 60)
+    store.record_attempt(message.id, now.lease_until_us, result(clock), clock.now_us, state)
+    done = store.record_attempt(message.id, late.lease_until_us, result(clock, 200), None, "delivered")
+    assert done.state == "delivered" and done.delivered_us is not None
+    assert ids(store) == []
 
 
 def test_one_message_can_be_asked_for(store: Store, clock: Clock) -> None:
@@ -54,6 +90,35 @@ def test_one_message_can_be_asked_for(store: Store, clock: Clock) -> None:
     assert due.message.id == second.id and due.message.event_type == ENDPOINT_PING
     assert store.due_messages(10, 60, message_id=second.id) == []
     assert ids(store) == [first.id]
+
+
+def test_receivers_take_turns(store: Store, clock: Clock) -> None:
+    """However many wait for one, and however long."""
+    first, second = (store.create_endpoint(f"https://{n}.example/", [], "whsec_x") for n in "ab")
+    many = [store.ping_endpoint(first.id).id for _ in range(5)]
+    few = [store.ping_endpoint(second.id).id for _ in range(2)]
+
+    def turn(limit: int, at_once: int, **busy: int) -> list[str]:
+        return [due.message.id for due in store.due_messages(limit, 60, at_once=at_once, busy=busy)]
+
+    assert turn(2, 2) == [many[0], few[0]]
+    assert turn(4, 2, **{first.id: 1, second.id: 1}) == [many[1], few[1]]
+    assert turn(4, 2, **{first.id: 2}) == []
+    assert turn(4, 2, **{second.id: 2}) == many[2:4]
+    clock.pass_s(61)
+    assert turn(9, 9) == many + few
+
+
+def test_callbacks_take_turns_by_integration(store: Store, submit: Submit, grade: Grade) -> None:
+    made = [
+        submit(callback={"url": "https://ats.example/1"}, integration_id=one)
+        for one in ("int_1", "int_1", "int_1", "int_2", None)
+    ]
+    for one in made:
+        grade(one.id)
+    due = store.due_messages(10, 60, at_once=1)
+    assert [one.message.submission_id for one in due] == [made[0].id, made[3].id, made[4].id]
+    assert [one.lane for one in due] == ["int_1", "int_2", "callback"]
 
 
 def test_a_callback_goes_without_an_endpoint(store: Store, submit: Submit, grade: Grade) -> None:
@@ -68,7 +133,8 @@ def test_a_replay_keeps_its_id(store: Store, clock: Clock) -> None:
     message = store.ping_endpoint(endpoint.id)
     with pytest.raises(Conflict):
         store.replay(message.id)
-    store.record_attempt(message.id, result(clock), None, "dead")
+    (due,) = store.due_messages(10, 60)
+    store.record_attempt(message.id, due.lease_until_us, result(clock), None, "dead")
     assert ids(store) == []
     again = store.replay(message.id, actor="key_1")
     assert (again.id, again.state, again.attempts, again.body) == (message.id, "pending", 0, message.body)
@@ -93,6 +159,22 @@ def test_a_disabled_endpoint_waits_and_a_deleted_one_is_gone(store: Store, submi
         store.replay(message_id)
     grade(submit().id)
     assert len(store.list_messages().items) == 1
+
+
+def test_what_waits_for_a_disabled_endpoint_costs_nothing(store: Store, store_url: str) -> None:
+    """It may be a hundred thousand messages, and they are asked about every second."""
+    endpoint = store.create_endpoint("https://receiver.example/", [], "whsec_x")
+    for _ in range(3):
+        store.ping_endpoint(endpoint.id)
+    store.disable_endpoint(endpoint.id, "410 Gone")
+    with watched(store) as statements, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store._database, "write", None)  # not even a lock is taken
+        assert store.due_messages(4, 60, at_once=2) == []
+    assert len(statements) == 1
+    if store_url.startswith("sqlite"):
+        steps = [line for line in plan(store_url, statements) if "webhook_messages" in line]
+        assert len(steps) == 3
+        assert all("SEARCH webhook_messages USING" in line and "_state_lane_next_attempt_us" in line for line in steps)
 
 
 def test_two_secrets_live_while_one_is_rotated(store: Store, clock: Clock) -> None:
@@ -136,7 +218,7 @@ def test_messages_can_be_found(store: Store, submit: Submit, grade: Grade) -> No
         lambda s: s.enable_endpoint("whe_none"),
         lambda s: s.ping_endpoint("whe_none"),
         lambda s: s.replay("msg_none"),
-        lambda s: s.record_attempt("msg_none", AttemptResult(0, 1, None, 0), None, "dead"),
+        lambda s: s.record_attempt("msg_none", 0, AttemptResult(0, 1, None, 0), None, "dead"),
     ],
 )
 def test_what_is_not_there_is_not_found(store: Store, ask: Callable[[Store], object]) -> None:

@@ -7,9 +7,19 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 from grading.verdict import Report
-from services.store import AttemptResult, Claim, Conflict, NewInvitations, NewSubmission, Store, Submission
+from services.store import (
+    AttemptResult,
+    Claim,
+    Conflict,
+    DueMessage,
+    NewInvitations,
+    NewSubmission,
+    Store,
+    Submission,
+)
 
 Open = Callable[..., Store]
 Submit = Callable[..., Submission]
@@ -112,11 +122,12 @@ def test_a_message_is_leased_to_one_sender(open_store: Open, submit: Submit, clo
     store = open_store()
     endpoint = store.create_endpoint("https://receiver.example/", [], "whsec_x")
     made = [store.ping_endpoint(endpoint.id).id for _ in range(12)]
-    leased = at_once(*(partial(_all_due, open_store()) for _ in range(THREADS)))
-    taken = [message_id for ids in leased for message_id in ids]
-    assert sorted(taken) == sorted(made)
+    leased: list[Any] = at_once(*(partial(_all_due, open_store()) for _ in range(THREADS)))
+    taken = [due for some in leased for due in some]
+    assert sorted(one.message.id for one in taken) == sorted(made)
     delivered = AttemptResult(at_us=clock(), status_code=204, error=None, duration_ms=3)
-    at_once(*(partial(store.record_attempt, one, delivered, None, "delivered") for one in made))
+    held = [(one.message.id, one.lease_until_us) for one in taken]
+    at_once(*(partial(store.record_attempt, *one, delivered, None, "delivered") for one in held))
     assert store.counts().messages == {"delivered": 12}
 
 
@@ -178,10 +189,10 @@ def test_handing_in_checking_and_erasing_at_once_leave_no_candidate(open_store: 
         assert [one.result for one in stores[0].checks(made.id)] == [None]
 
 
-def _all_due(store: Store) -> list[str]:
-    found: list[str] = []
+def _all_due(store: Store) -> list[DueMessage]:
+    found: list[DueMessage] = []
     while due := store.due_messages(3, 60):
-        found += [one.message.id for one in due]
+        found += due
     return found
 
 

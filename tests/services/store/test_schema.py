@@ -7,12 +7,14 @@ import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import event
 
 import services.store.migrations
 from services.store import NewInvitations, NewSubmission, Store, StoreUnavailable
@@ -140,6 +142,23 @@ def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable):
         store.claim("sub_1", "worker", 60)
     store.close()
+
+
+def test_a_server_that_falls_silent_is_found_out() -> None:
+    """Without these a connection whose other end lost its power waits for a quarter of an hour or for ever."""
+    database = Database("postgresql://user@db.example/name")
+    asked: dict[str, Any] = {}
+
+    def note(_: object, __: object, ___: object, arguments: dict[str, Any]) -> None:
+        asked.update(arguments)
+        raise psycopg.OperationalError("not today")
+
+    event.listen(database.engine, "do_connect", note)
+    with pytest.raises(StoreUnavailable), database.read() as session:
+        session.connection()
+    names = ("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout")
+    assert [asked[name] for name in names] == [1, 10, 5, 3, 30_000]
+    database.close()
 
 
 def test_a_folder_that_cannot_be_is_unavailable(tmp_path: Path) -> None:

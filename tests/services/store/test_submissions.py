@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -23,7 +26,7 @@ from services.store import (
     SubmissionFilters,
 )
 
-from .conftest import Clock
+from .conftest import Clock, plan, watched
 
 Submit = Callable[..., Submission]
 Grade = Callable[..., Report]
@@ -65,6 +68,19 @@ def test_published_hints_do_not_come_again(store: Store, submit: Submit) -> None
     made = submit()
     assert publish(store) == [made.id]
     assert pending(store) == []
+
+
+def test_single_submissions_are_hinted_before_a_cohort(store: Store, submit: Submit, store_url: str) -> None:
+    """However many of a cohort came first."""
+    cohort = store.create_cohort("autumn", "spiral")
+    many = [one.id for one in store.create_submissions(cohort.id, [NewSubmission("spiral", "a.py", b"x")] * 3)]
+    one, two = submit().id, submit().id
+    with watched(store) as statements:
+        assert [row.submission_id for row in store.pending_outbox(4)] == [one, two, *many[:2]]
+        assert [row.submission_id for row in store.pending_outbox(2)] == [one, two]
+    if store_url.startswith("sqlite"):
+        steps = plan(store_url, statements)
+        assert all("SEARCH outbox USING INDEX ix_outbox_pending (queue=" in line for line in steps)
 
 
 def test_a_claim_is_one_workers_alone(store: Store, submit: Submit) -> None:
@@ -236,20 +252,33 @@ def test_a_lost_hint_is_given_again_after_a_while(store: Store, submit: Submit, 
     assert store.sweep().requeued == 0, "given again just now"
 
 
-def test_a_long_queue_makes_few_duplicates_and_a_lost_queue_drains(
-    store: Store, submit: Submit, grade: Grade, clock: Clock
-) -> None:
-    """Only the head of the queue is suspected; as it is graded, the rest moves up."""
+def test_what_merely_waits_is_not_hinted_again(store: Store, submit: Submit, clock: Clock) -> None:
+    """However long: its hint is on the queue still."""
+    for _ in range(7):
+        submit()
+    publish(store)
+    for _ in range(3):
+        clock.pass_s(61)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(store._database, "write", None)  # nor is anybody kept from writing
+            assert store.sweep(on_queue={"interactive": 7}).requeued == 0
+    submit()
+    assert store.sweep(on_queue={"interactive": 7}).requeued == 0, "on its way to the queue"
+    publish(store)
+    assert store.sweep(on_queue={"interactive": 6}).requeued == 2, "as many as are missing"
+    publish(store)
+    assert store.sweep(on_queue={"interactive": 8}).requeued == 0
+
+
+def test_a_lost_queue_is_filled_again_in_parts(store: Store, submit: Submit, clock: Clock) -> None:
     made = [submit().id for _ in range(7)]
     publish(store)
-    graded: list[str] = []
-    for _ in range(4):
-        clock.pass_s(61)
-        assert store.sweep(limit=2).requeued <= 2
-        for submission_id in publish(store):
-            grade(submission_id)
-            graded.append(submission_id)
-    assert graded == made
+    clock.pass_s(61)
+    hinted: list[str] = []
+    for count in (3, 3, 1, 0):
+        assert store.sweep(on_queue={"interactive": len(hinted)}, most_hints=3).requeued == count
+        hinted += publish(store)
+    assert hinted == made
 
 
 def test_a_cohort_does_not_stand_before_interactive_submissions(store: Store, submit: Submit, clock: Clock) -> None:
@@ -260,7 +289,7 @@ def test_a_cohort_does_not_stand_before_interactive_submissions(store: Store, su
     assert (store.waiting("interactive"), store.waiting("cohort"), store.waiting()) == (2, 5, 7)
     publish(store)
     clock.pass_s(61)
-    assert store.sweep(limit=2).requeued == 4, "two at the head of each queue"
+    assert store.sweep(most_hints=2).requeued == 4, "two at the head of each queue"
 
 
 def test_the_place_in_the_queue_moves_up(store: Store, submit: Submit, grade: Grade) -> None:
@@ -344,6 +373,41 @@ def test_erasing_leaves_counts_and_nothing_of_the_candidate(
         assert not store.finish(claim, make_report())
     if state == "graded":
         assert store.counts().verdicts == {"fixed": 4, "not_fixed": 4, "inconclusive": 0}
+
+
+def on_disk(store_url: str) -> bytes:
+    path = Path(store_url.removeprefix("sqlite:///"))
+    return b"".join(part.read_bytes() for part in path.parent.glob(path.name + "*"))
+
+
+def test_what_is_erased_is_off_the_disk(store: Store, submit: Submit, store_url: str) -> None:
+    """SQLite's log would hold it until much else is written."""
+    if not store_url.startswith("sqlite"):
+        assert store.scrub(), "PostgreSQL's log is its operator's"
+        return
+    made = submit(source=b"PLANTED" * 1000, candidate={"name": "PLANTED"})
+    assert b"PLANTED" in on_disk(store_url)
+    store.erase(made.id)
+    assert b"PLANTED" not in on_disk(store_url)
+    assert store.scrub()
+
+
+def test_what_a_reader_kept_on_the_disk_goes_later(store: Store, submit: Submit, store_url: str) -> None:
+    if not store_url.startswith("sqlite"):
+        pytest.skip("SQLite alone has such a log")
+    made = submit(source=b"PLANTED" * 1000)
+    with contextlib.closing(sqlite3.connect(store_url.removeprefix("sqlite:///"), isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM submissions").fetchone()
+        store.erase(made.id)
+        assert b"PLANTED" in on_disk(store_url) and not store.scrub()
+        reader.execute("COMMIT")
+    submit()
+    assert store.scrub()
+    assert b"PLANTED" not in on_disk(store_url)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store._database, "clear_log", None)  # it is not done again and again
+        assert store.scrub()
 
 
 def test_lists_go_from_new_to_old_page_by_page(store: Store, submit: Submit) -> None:

@@ -30,6 +30,11 @@ class FakeHints:
     def deliver(self) -> None:
         self.delivers += 1
 
+    def length(self, queue: QueueName) -> int:
+        if self.room == 0:
+            raise redis.exceptions.ConnectionError("Redis is down")
+        return sum(where == queue for _, where in self.sent)
+
 
 def test_what_was_taken_is_published_once(bench: Bench) -> None:
     ids = [bench.hand_in() for _ in range(3)]
@@ -73,13 +78,37 @@ def test_a_lost_message_is_hinted_again(bench: Bench) -> None:
     one = bench.hand_in()
     hints = FakeHints()
     publish(bench.store, hints, 100)  # type: ignore[arg-type]
+    hints.sent.clear()
     bench.clock.pass_s(bench.settings.stale_queued_s + 1)
 
     Sweeper(bench.store, hints, bench.settings).turn()  # type: ignore[arg-type]
     publish(bench.store, hints, 100)  # type: ignore[arg-type]
 
-    assert hints.sent == [(one, "interactive")] * 2
+    assert hints.sent == [(one, "interactive")]
     assert hints.delivers == 1
+
+
+def test_a_long_queue_is_left_alone(bench: Bench) -> None:
+    for _ in range(20):
+        bench.hand_in()
+    hints = FakeHints()
+    publish(bench.store, hints, 100)  # type: ignore[arg-type]
+    for _ in range(3):
+        bench.clock.pass_s(bench.settings.stale_queued_s + 1)
+        Sweeper(bench.store, hints, bench.settings).turn()  # type: ignore[arg-type]
+        publish(bench.store, hints, 100)  # type: ignore[arg-type]
+    assert len(hints.sent) == 20
+
+
+def test_leases_end_though_the_queue_is_away(bench: Bench) -> None:
+    one, other = bench.hand_in(), bench.hand_in()
+    hints = FakeHints()
+    publish(bench.store, hints, 100)  # type: ignore[arg-type]
+    assert bench.store.claim(one, "dead", bench.settings.lease_s) is not None
+    bench.clock.pass_s(bench.settings.stale_queued_s + bench.settings.lease_s)
+    hints.room = 0
+    Sweeper(bench.store, hints, bench.settings).sweep()  # type: ignore[arg-type]
+    assert [row.submission_id for row in bench.store.pending_outbox()] == [one], f"and {other} keeps its hint"
 
 
 def test_what_a_dead_worker_held_is_hinted_again(bench: Bench) -> None:
@@ -94,6 +123,15 @@ def test_what_a_dead_worker_held_is_hinted_again(bench: Bench) -> None:
 
     assert [sent for sent, _ in hints.sent] == [one, one]
     assert bench.worker().work(one) == "graded"
+
+
+def test_what_was_erased_is_scrubbed_until_it_is_gone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [False, True]
+    monkeypatch.setattr(bench.store, "scrub", lambda: answers.pop(0))
+    sweeper = Sweeper(bench.store, FakeHints(), bench.settings)  # type: ignore[arg-type]
+    sweeper.sweep()
+    sweeper.sweep()
+    assert answers == []
 
 
 def test_a_loop_goes_on_through_trouble(store: Store) -> None:

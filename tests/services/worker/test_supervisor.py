@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import services.worker.supervisor
 from services.worker.embedded import AlreadyServed, alone, redis_executable
 from services.worker.supervisor import NotReady, Program, Supervisor
 
@@ -79,6 +80,31 @@ def test_a_killed_program_comes_back(stop: threading.Event) -> None:
     last = supervisor.pids()["sleeper"]
     supervisor.stop()
     assert not lives(last)
+
+
+def test_what_cannot_be_started_is_tried_again(stop: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of processes or memory for a moment: the others go on, and it comes back."""
+    supervisor = Supervisor([Program("sleeper", ["sleep", "600"], 0)], pause_s=0.02)
+    supervisor.start(stop)
+    first = supervisor.pids()["sleeper"]
+    fork, refused = services.worker.supervisor.start, []
+
+    def refuse(program: Program) -> subprocess.Popen[bytes]:
+        if len(refused) < 3:
+            refused.append(time.monotonic())
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return fork(program)
+
+    monkeypatch.setattr(services.worker.supervisor, "start", refuse)
+
+    def kill() -> None:
+        os.kill(first, signal.SIGKILL)
+        until(lambda: supervisor.pids().get("sleeper", first) != first)
+
+    meanwhile(supervisor, stop, kill)
+    supervisor.stop()
+    assert len(refused) == 3
+    assert refused[2] - refused[1] >= 0.08, "the pause doubles"
 
 
 def test_a_stage_starts_when_what_it_awaits_is_ready_and_stops_before_it(tmp_path: Path, stop: threading.Event) -> None:
