@@ -76,7 +76,9 @@ def plan(secrets: Secrets, manifest: Manifest) -> Plan:
     entry = "challenges.spiral.probes:"
     names = list(manifest.required_names)
     seed = int(secrets.rng("seed").integers(1 << 31))
-    common = {"seed": seed, "required_names": names}
+    # What the watch looks at is drawn from another stream than what the program's own generators are set to.
+    watch_seed = int(secrets.rng("watch").integers(1 << 31))
+    common = {"seed": seed, "watch_seed": watch_seed, "required_names": names}
     inputs = {k: pack(v) for k, v in sentinel_inputs(secrets).items()}
     draws = secrets.rng("draws")
     shrink = {
@@ -179,8 +181,11 @@ def judge(secrets: Secrets, manifest: Manifest, run: RunResult) -> Judgement:
     }
     doubts = [*_doubts(seen), *_out_of_sight(seen, real, mini)]
     bugs, conflicts, why_open = [], [], _why_open(seen)
+    distrust = "the program reached into the tools that measure it, so a good reading proves nothing" if doubts else ""
+    if not doubts and _unseen(seen, real):
+        distrust = "its own run ended well and no training was seen in it, so this proves nothing"
     for bug in manifest.bugs:
-        finding, conflict = _decide(bug.id, [s for s in sights[bug.id] if s is not None], bool(doubts), why_open)
+        finding, conflict = _decide(bug.id, [s for s in sights[bug.id] if s is not None], distrust, why_open)
         bugs.append(finding)
         if conflict:
             conflicts.append(f"bug {bug.number} ({bug.id}): {conflict}")
@@ -215,8 +220,8 @@ def _why_open(seen: SeenRun) -> str:
     return "the program never got to where this could be seen"
 
 
-def _decide(bug_id: str, sights: Sequence[Sight], doubtful: bool, why_open: str) -> tuple[BugFinding, str | None]:
-    """The first conclusive sight decides; the others are told beside it."""
+def _decide(bug_id: str, sights: Sequence[Sight], distrust: str, why_open: str) -> tuple[BugFinding, str | None]:
+    """The first conclusive sight decides; the others are told beside it. `distrust`: why none may be called fixed."""
     conclusive = [s for s in sights if s.verdict is not Q]
     if not conclusive:
         seen = "; ".join(s.seen for s in sights) or why_open
@@ -232,10 +237,9 @@ def _decide(bug_id: str, sights: Sequence[Sight], doubtful: bool, why_open: str)
     if first.source == RUN and first.verdict is N and {MINI, CALLS} <= {s.source for s in differing}:
         # One of them alone may be an honest half-mend that a single call cannot tell.
         conflict = "mended whenever it is called singly or on few rows, not in the program's own run"
-    if first.verdict is F and doubtful:
-        doubt = "the program reached into the tools that measure it, so a good reading proves nothing"
+    if first.verdict is F and distrust:
         return _finding(
-            bug_id, Sight(Q, f"{first.seen}; but {doubt}", EvidenceKind.NONE, source, tuple(notes))
+            bug_id, Sight(Q, f"{first.seen}; but {distrust}", EvidenceKind.NONE, source, tuple(notes))
         ), conflict
     return _finding(bug_id, Sight(first.verdict, first.seen, kind, source, tuple(notes))), conflict
 
@@ -724,8 +728,11 @@ def _rate(table: Table, source: str) -> Sight | None:
         guard = max(4 * peak, 0.02)
         leaps = after.updates_above(max(12 * peak, 0.02)), table.backwards.updates_above(max(40 * peak, 0.04))
         hidden = update > guard or after.large_updates(guard) > 0.05 or after.first_leap() > 0.015 or max(leaps) >= 4
+    elif optimizer.adaptive:
+        guard = max(8 * peak, 0.05)
+        hidden = update > guard or after.large_updates(guard) > 0.05
     else:
-        hidden = update > max(8 * peak, 0.05) if optimizer.adaptive else first > max(40 * peak, 0.3)
+        hidden = first > max(40 * peak, 0.3)
     if hidden:
         return Sight(N, f"{text}, yet moves its weights by {max(update, first):.2g} a step", OBSERVED, source)
     bound = LARGEST_LR if optimizer.adaptive else optimizer.largest_sgd_rate()
@@ -756,6 +763,10 @@ def _hand_written_rate(after: Backwards, source: str) -> Sight | None:
     if len(after) < 8 or not math.isfinite(typical):
         return None
     text = f"no optimizer of torch steps; the weights move by {typical:.2g} a step"
+    later = after.large_updates(max(12 * typical, 0.1))
+    if later > 0.05:
+        told = f"{text} at first, and far more in {later:.0%} of the steps"
+        return Sight(N, told, OBSERVED, source)
     if 0.0 < typical <= 0.02:
         return Sight(F, text, OBSERVED, source)
     return Sight(N if typical > 0.1 else Q, text, OBSERVED, source)
@@ -864,8 +875,13 @@ def _out_of_sight(seen: SeenRun, real: Table, mini: Table) -> list[str]:
         return ["it trains once more after its main part has ended"]
     if ending is not None and integer(ending.get("threads")) > 0:
         return ["a thread of its own goes on after its main part has ended"]
-    if not mini.trained_any() or step is None or step.status is not RunStatus.OK or _run_error(seen) is not None:
+    if step is None or step.status is not RunStatus.OK or _run_error(seen) is not None:
         return []
+    if not mini.trained_any():
+        at_work = integer(real.summary.get("loader_turns")) >= 5 or integer(real.summary.get("steps")) >= 5
+        return (
+            ["it reads its data and ends well, yet nothing is seen to train"] if at_work and _unseen(seen, real) else []
+        )
     inside = real.within("train")
     with_graph = inside[real.column(inside, "graph") > 0]
     untrained = len(with_graph) >= 20 and (real.column(with_graph, "trained") > 0).mean() < 0.2
@@ -874,6 +890,13 @@ def _out_of_sight(seen: SeenRun, real: Table, mini: Table) -> list[str]:
     if real.trained_any() and not (untrained or unwatched or uncounted):
         return []
     return ["on few rows it trains in plain sight, in its own run it does not"]
+
+
+def _unseen(seen: SeenRun, real: Table) -> bool:
+    """Whether its own run came to a good end and no training was seen in it: then nothing else shows what it does."""
+    step = seen.step("real")
+    ended_well = step is not None and step.status is RunStatus.OK and _run_error(seen) is None
+    return ended_well and not real.trained_any()
 
 
 def _false_history(secrets: Secrets, seen: SeenRun) -> list[str]:
@@ -887,7 +910,8 @@ def _false_history(secrets: Secrets, seen: SeenRun) -> list[str]:
     if labels is None or not claimed or record.arrays["own"].shape[1] != len(labels):
         return []
     measured = [float((row == labels).mean()) for row in record.arrays["own"]]
-    gaps = [c - m for c, m in zip(claimed, measured, strict=False) if c is not None]
+    scale = 100 if max((c for c in claimed if c is not None), default=0) > 1.5 else 1  # given in per cent
+    gaps = [c / scale - m for c, m in zip(claimed, measured, strict=False) if c is not None]
     if len(gaps) >= 5 and sum(gap > 0.15 for gap in gaps) >= 0.5 * len(gaps):
         return ["the history that main() returned claims a far better accuracy than its models have"]
     return []

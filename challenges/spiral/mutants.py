@@ -526,7 +526,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *(_stuck(name, verdict) for name in _SIGHTS for verdict in (Verdict.FIXED, Verdict.NOT_FIXED)),
     # Deciding
     _edit("sights in reversed order", "_decide", ("first = conclusive[0]", "first = conclusive[-1]")),
-    _edit("doubts ignored", "_decide", ("first.verdict is F and doubtful", "first.verdict is F and False")),
+    _edit("doubts ignored", "_decide", ("first.verdict is F and distrust", "first.verdict is F and False")),
     _edit("conflicts ignored", "_decide", ("if first.source == RUN and", "if False and first.source == RUN and")),
     Mutant("no doubts found", ((judge, "_doubts", answering([])),)),
     Mutant("histories believed", ((judge, "_false_history", answering([])),)),

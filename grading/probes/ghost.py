@@ -285,7 +285,13 @@ def _kind(device: Any) -> str | None:
 
 
 def _marked(tensor: Any) -> str | None:
-    return getattr(tensor, "__dict__", {}).get(_MARK)
+    mark = getattr(tensor, "__dict__", {}).get(_MARK)
+    functorch = torch._C._functorch
+    # Inside torch.func.grad and the like a tensor is wrapped; the mark is on what stands behind it.
+    while mark is None and isinstance(tensor, torch.Tensor) and functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+        mark = getattr(tensor, "__dict__", {}).get(_MARK)
+    return mark
 
 
 def _mark(value: Any, mark: str | None) -> Any:

@@ -134,7 +134,7 @@ class Recorder:
         self.outermost: nn.Module | None = None
         self.parts: list[nn.Module] = []  # the modules of the outermost one, while it runs
         self.loader_turns = self.trained_in_turn = 0  # how often a loader was begun; and as training last went on
-        self.saved = 0  # tensors that a validation forward kept for a backward pass
+        self.nodes = 0  # that a validation forward added to a graph for a backward pass
         self.codes: dict[str, tuple[Any, types.CodeType | None]] = {}
         self.watched_classes: set[type] = set()
         self.followed: dict[int, tuple[torch.Tensor, np.ndarray]] = {}  # by model: see _change_elsewhere
@@ -412,9 +412,9 @@ class Recorder:
         self.depth += 1
         try:
             if self.context == "validate":
-                with _Saved() as saved:  # a graph may be built and cut off before the output shows it
-                    output = run(module, *args, **kwargs)
-                self.saved = saved.count
+                nodes = _NODES_SO_FAR()  # a graph may be built and cut off before the output shows it
+                output = run(module, *args, **kwargs)
+                self.nodes = _NODES_SO_FAR() - nodes
             else:
                 output = run(module, *args, **kwargs)
         finally:
@@ -435,8 +435,8 @@ class Recorder:
             return
         serial = len(self.forwards)
         tensor = next((t for t in _tensors(output) if _has_graph(t)), tensor)  # no decoy hides a graph
-        graph = _has_graph(tensor) or self.saved > 0
-        self.saved = 0
+        graph = _has_graph(tensor) or self.nodes > 0
+        self.nodes = 0
         if graph and self.context != "validate":
             self._begin_training_forward(module)
         layers = [m for m in self.parts if isinstance(m, MODE_LAYERS)]
@@ -551,7 +551,9 @@ class Recorder:
         squashed = math.nan
         if output is not None and self.random.random() < 0.1:
             squashed = squashed_loss(values_of(output), fresh)
-        agreement = self._agreement(watched, optimizer, moved, fresh)
+        # Only of a bias that is added to the output itself is the gradient the sum of the output's.
+        added = output is not None and _is_added_last(output, watched)
+        agreement = self._agreement(watched, optimizer, moved, fresh) if added else (math.nan, math.nan)
         self.backwards.append([row[13], row[0], moved, left_over, *rates, change, number, squashed, *agreement])
 
     def _change_elsewhere(self, module: nn.Module) -> float:
@@ -716,13 +718,16 @@ class Recorder:
         return int(np.argmax(np.nan_to_num(effects, nan=-1.0)))
 
     def _keep_rows(self, serial: int, inputs: torch.Tensor) -> None:
-        if inputs.dim() != 2 or inputs.numel() > 1 << 16 or not inputs.is_floating_point():
+        if inputs.dim() < 2 or inputs.numel() > 1 << 16 or not inputs.is_floating_point():
             return
+        values = values_of(inputs)
+        if values.shape != inputs.shape or not len(values):
+            return
+        values = values.reshape(len(values), -1)
         if self.row_width is None:
-            self.row_width = inputs.shape[1]
-        if inputs.shape[1] != self.row_width:
+            self.row_width = values.shape[1]
+        if values.shape[1] != self.row_width:
             return  # an inner part of the model that was called by itself
-        values = inputs.detach().float().cpu().numpy().copy()
         self.rows.append(values)
         self.row_serials.append((serial, len(inputs)))
         if self.epoch == 0 and (self.context == "validate" or self.last_kind == "validate"):
@@ -853,6 +858,8 @@ class Recorder:
                     for optimizer in self.made_optimizers[:8]
                 ],
                 "scheduled": len(self.schedulers),
+                "loader_turns": self.loader_turns,
+                "steps": sum(max(0, _steps_taken(optimizer)) for optimizer in self.made_optimizers[:8]),
                 "epochs": self.epoch,
                 "stopped": self.stopped,
                 "models": len(self.models),
@@ -957,25 +964,6 @@ def _first_tensor(value: Any) -> torch.Tensor | None:
     return None
 
 
-class _Saved:
-    """Counts the tensors that a forward pass keeps for a backward pass."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.hooks: Any = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
-
-    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        self.count += 1
-        return tensor
-
-    def __enter__(self) -> _Saved:
-        self.hooks.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.hooks.__exit__()
-
-
 def _tensors(value: Any) -> list[torch.Tensor]:
     """The tensors of an output: itself, or what it directly holds."""
     if isinstance(value, torch.Tensor):
@@ -1013,6 +1001,24 @@ def _deepest_node(tensor: torch.Tensor) -> Any:
         return own
     node.metadata[_SEEN] = True
     return node
+
+
+# How many nodes of graphs this thread has made: nothing that a program registers can hide one.
+_NODES_SO_FAR: Callable[[], int] = torch._C._autograd._get_sequence_nr  # type: ignore[attr-defined]
+_RESHAPES = ("View", "Reshape", "Alias", "Squeeze", "Unsqueeze", "Clone", "ToCopy", "T0", "Transpose", "Permute")
+
+
+def _is_added_last(output: torch.Tensor, bias: torch.Tensor) -> bool:
+    """Whether the last thing that makes `output`, but for its shape and type, is the addition of `bias`."""
+    node: Any = output.grad_fn
+    for _ in range(8):
+        following = [n for n, _ in node.next_functions if n is not None] if node is not None else []
+        if any(getattr(n, "variable", None) is bias for n in following):
+            return bool(node.name().startswith(("Addmm", "Add0", "AddBackward", "Linear")))
+        if len(following) != 1 or not node.name().removeprefix("torch::autograd::").startswith(_RESHAPES):
+            return False
+        node = following[0]
+    return False
 
 
 def _steps_taken(optimizer: Optimizer) -> int:
