@@ -43,7 +43,7 @@ from services.store.tables import (
     ReportRow,
     SettingRow,
     SubmissionRow,
-    clean,
+    indexed,
 )
 
 # Hosts' clocks differ a little: a hint that was due where it was published is due where it arrives.
@@ -517,7 +517,7 @@ def _report_of(claim: Claim) -> Select[str]:
 
 def _filtered(filters: SubmissionFilters) -> Select[SubmissionRow]:
     statement = select(SubmissionRow)
-    external_id = None if filters.external_id is None else clean(filters.external_id)
+    external_id = None if filters.external_id is None else indexed(filters.external_id)
     if filters.states:
         statement = statement.where(SubmissionRow.state.in_(filters.states))
     for column, value in (
@@ -528,7 +528,7 @@ def _filtered(filters: SubmissionFilters) -> Select[SubmissionRow]:
         (SubmissionRow.integration_id, filters.integration_id),
         (SubmissionRow.rating, filters.rating),
         (SubmissionRow.tampering_suspected, filters.tampering_suspected),
-        (SubmissionRow.candidate["external_id"].as_string(), external_id),
+        (SubmissionRow.external_id, external_id),
     ):
         if value is not None:
             statement = statement.where(column == value)

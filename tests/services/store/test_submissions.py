@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 
@@ -450,6 +451,52 @@ def test_lists_can_be_narrowed(store: Store, submit: Submit, grade: Grade, clock
     assert found(created_from_us=middle_us) == [second.id]
     assert found(challenge="spiral", queue="interactive") == [second.id, first.id]
     assert found(cohort_id="coh_none") == found(external_id="c\0") == []
+
+
+@pytest.mark.parametrize(
+    ("filters", "index"),
+    [
+        (SubmissionFilters(states=("graded",)), "ix_submissions_state_id"),
+        (SubmissionFilters(challenge="spiral", external_id="c-1"), "ix_submissions_external_id_challenge_id"),
+    ],
+)
+def test_a_page_is_found_without_reading_or_sorting_the_rest(
+    store: Store, submit: Submit, store_url: str, filters: SubmissionFilters, index: str
+) -> None:
+    submit()
+    with watched(store) as statements:
+        store.list_submissions(filters, limit=10)
+        store.list_submissions(filters, cursor=b64encode(b"sub_" + b"z" * 26).decode(), limit=10)
+    assert len(statements) == 2
+    if store_url.startswith("sqlite"):
+        first, later = plan(store_url, statements)
+        assert f"USING INDEX {index} (" in first and f"USING INDEX {index} (" in later and "id<?" in later
+
+
+def test_figures_are_summed_from_an_index(store: Store, submit: Submit, grade: Grade, store_url: str) -> None:
+    grade(submit().id)
+    with watched(store) as statements:
+        store.counts()
+    if store_url.startswith("sqlite"):
+        steps = [line for line in plan(store_url, statements) if line.startswith(("SCAN", "SEARCH"))]
+        assert all("COVERING INDEX" in line or "outbox" in line or "state=?" in line for line in steps), steps
+
+
+def test_a_candidate_is_found_by_a_name_of_any_length_until_erased(store: Store, submit: Submit) -> None:
+    """PostgreSQL's index takes no more than 2,700 bytes."""
+    name = "\N{GRINNING FACE}" * 5000
+    made = submit(candidate={"external_id": name})
+    other = submit(candidate={"name": "Ada"})
+
+    def found(external_id: str) -> list[str]:
+        return [one.id for one in store.list_submissions(SubmissionFilters(external_id=external_id)).items]
+
+    assert found(name) == [made.id]
+    kept = store.submission(made.id)
+    assert kept is not None and kept.candidate == {"external_id": name}
+    store.erase(made.id)
+    assert found(name) == []
+    assert store.submission(other.id) == other
 
 
 def test_events_can_be_followed(store: Store, submit: Submit) -> None:
