@@ -473,6 +473,25 @@ def test_a_page_is_found_without_reading_or_sorting_the_rest(
         assert f"USING INDEX {index} (" in first and f"USING INDEX {index} (" in later and "id<?" in later
 
 
+def test_several_states_are_one_list(store: Store, submit: Submit, grade: Grade, store_url: str) -> None:
+    made = [submit() for _ in range(6)]
+    for one in made[::2]:
+        grade(one.id)
+    store.cancel(made[1].id)
+    both = SubmissionFilters(states=("graded", "queued", "graded"))
+    seen: list[str] = []
+    cursor = None
+    with watched(store) as statements:
+        for _ in range(3):
+            page = store.list_submissions(both, cursor, 2)
+            seen += [one.id for one in page.items]
+            cursor = page.next_cursor
+    assert cursor is None
+    assert seen == [made[n].id for n in (5, 4, 3, 2, 0)]
+    if store_url.startswith("sqlite"):
+        assert all("USING INDEX ix_submissions_state_id (" in line for line in plan(store_url, statements))
+
+
 def test_figures_are_summed_from_an_index(store: Store, submit: Submit, grade: Grade, store_url: str) -> None:
     grade(submit().id)
     with watched(store) as statements:
