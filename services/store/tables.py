@@ -173,6 +173,7 @@ class SubmissionRow(Table):
 
     __table_args__ = (
         Index(None, "state", "id"),
+        Index(None, "state", "next_attempt_us"),
         Index(None, "external_id", "challenge", "id"),
         Index(None, "queue", "state", "queued_us", "id"),
         Index(None, "state", "lease_until_us"),

@@ -188,6 +188,41 @@ def test_a_hint_that_is_a_little_early_by_another_hosts_clock_is_honoured(
     assert store.claim(made.id, "worker", 60) is not None
 
 
+def test_a_clock_that_is_put_right_holds_nothing_up(store: Store, submit: Submit, clock: Clock) -> None:
+    """It was a day ahead: until then nothing would be due, and no lease would end."""
+    lost, retried, held = submit(), submit(), submit()
+    publish(store)
+    store.release(claimed(store, lost.id), "no sandbox", 0)
+    publish(store)
+    store.release(claimed(store, retried.id), "no sandbox", 30)
+    claimed(store, held.id, lease_s=60)
+    fresh, first = submit(), submit()
+    clock.pass_s(-86_400)
+    assert store.claim(first.id, "worker", 60) is not None, "it never was put off"
+    assert pending(store) == [] and store.claim(retried.id, "worker", 60) is None
+    assert store.sweep(horizon_s=600).requeued == 1
+    assert set(publish(store)) == {lost.id, retried.id, fresh.id, first.id}
+    for one in (lost, retried, fresh):
+        assert store.claim(one.id, "worker", 6000) is not None
+    clock.pass_s(601)
+    assert store.sweep(horizon_s=6000).expired == 2
+    assert store.claim(held.id, "worker", 60) is not None
+
+
+def test_what_is_put_off_stays_so_through_sweeps(store: Store, submit: Submit, clock: Clock, store_url: str) -> None:
+    made = submit()
+    store.release(claimed(store, made.id), "no sandbox", 599)
+    before = store.submission(made.id)
+    with watched(store) as statements, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store._database, "write", None)
+        store.sweep(horizon_s=600)
+    assert store.submission(made.id) == before
+    if store_url.startswith("sqlite"):
+        steps = [line for line in plan(store_url, statements) if line.startswith(("SCAN", "SEARCH"))]
+        assert "ix_submissions_state_next_attempt_us (state=? AND" in "".join(steps), steps
+        assert not any(line.startswith("SCAN submissions") for line in steps)
+
+
 def test_the_last_attempt_ends_dead_and_unscored(store: Store, submit: Submit) -> None:
     store.create_endpoint("https://receiver.example/", [], "whsec_x")
     made = submit()

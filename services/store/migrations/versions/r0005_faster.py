@@ -18,6 +18,7 @@ def upgrade() -> None:
     op.execute(f"UPDATE submissions SET external_id = substr({told}, 1, 500) WHERE candidate IS NOT NULL")
     _index("submissions", "state", "id")
     _index("submissions", "external_id", "challenge", "id")
+    _index("submissions", "state", "next_attempt_us")
     _index("reports", "fixed", "not_fixed", "inconclusive")
     op.add_column(
         "webhook_messages", sa.Column("lane", sa.String(length=40), nullable=False, server_default="callback")
@@ -45,6 +46,7 @@ def downgrade() -> None:
     """Remove them."""
     op.drop_index("ix_reports_fixed_not_fixed_inconclusive", "reports")
     op.drop_index("ix_submissions_external_id_challenge_id", "submissions")
+    op.drop_index("ix_submissions_state_next_attempt_us", "submissions")
     op.drop_index("ix_submissions_state_id", "submissions")
     op.drop_column("submissions", "external_id")
     op.drop_index("ix_outbox_pending", "outbox")
