@@ -40,7 +40,10 @@ class FigurePart(Part):
     def _oldest_s(self, session: Session, queue: Queue) -> float:
         now_us = self._clock()
         oldest = select(func.min(SubmissionRow.queued_us)).where(
-            SubmissionRow.queue == queue, SubmissionRow.state == "queued", SubmissionRow.next_attempt_us <= now_us
+            SubmissionRow.queue == queue,
+            SubmissionRow.state == "queued",
+            # + 0: through this column's index SQLite would read all that wait, rather than the first.
+            SubmissionRow.next_attempt_us + 0 <= now_us,
         )
         since_us = session.scalar(oldest)
         return 0.0 if since_us is None else max(0, now_us - since_us) / MICROSECONDS

@@ -532,7 +532,8 @@ def _unhinted(queue: Queue, at_us: int, stale_us: int) -> Select[str]:
     waiting = (
         SubmissionRow.queue == queue,
         SubmissionRow.state == "queued",
-        SubmissionRow.next_attempt_us <= at_us,
+        # + 0: through this column's index SQLite would read and sort all, rather than take the queue's in order.
+        SubmissionRow.next_attempt_us + 0 <= at_us,
     )
     return select(SubmissionRow.id).where(*waiting, ~fresh).order_by(SubmissionRow.queued_us, SubmissionRow.id)
 
