@@ -15,7 +15,6 @@ from services.store.errors import Conflict
 from services.store.ids import COHORT, new_id
 from services.store.part import Part, page
 from services.store.records import (
-    UNDER_WAY,
     Cohort,
     CohortDiff,
     CohortRow,
@@ -137,13 +136,11 @@ class CohortPart(Part):
             cohort = machine.locked_cohort(session, cohort_id)
             if cohort.state == "cancelled":
                 raise Conflict(f"cohort {cohort_id} is cancelled")
-            rows = _locked_members(session, cohort_id, ("graded", "invalid"))
-            for row in rows:
-                machine.start_over(session, row, now_us, "regrade")
-            if rows:
+            count = machine.start_all_over(session, cohort_id, ("graded", "invalid"), now_us, "regrade")
+            if count:
                 machine.run_cohort(cohort)
-            append(self._database, session, now_us, actor, "cohort.regrade", cohort_id, {"submissions": len(rows)})
-            return len(rows)
+            append(self._database, session, now_us, actor, "cohort.regrade", cohort_id, {"submissions": count})
+            return count
 
     def cancel_cohort(self, cohort_id: str, *, actor: str = "system") -> Cohort:
         """Take out all that waits or runs. Cancelling twice is no error. Raises NotFound, Conflict if finished."""
@@ -154,16 +151,9 @@ class CohortPart(Part):
                 raise Conflict(f"cohort {cohort_id} is finished")
             if cohort.state != "cancelled":
                 cohort.state, cohort.finished_us = "cancelled", now_us
-                rows = _locked_members(session, cohort_id, UNDER_WAY)
-                for row in rows:
-                    machine.end(session, row, "cancelled", now_us, {}, None, self._body_of)
-                append(self._database, session, now_us, actor, "cohort.cancel", cohort_id, {"submissions": len(rows)})
+                count = machine.cancel_all(session, cohort_id, now_us)
+                append(self._database, session, now_us, actor, "cohort.cancel", cohort_id, {"submissions": count})
             return _record(cohort)
-
-
-def _locked_members(session: Session, cohort_id: str, states: Sequence[SubmissionState]) -> Sequence[SubmissionRow]:
-    members = select(SubmissionRow).where(SubmissionRow.cohort_id == cohort_id, SubmissionRow.state.in_(states))
-    return session.scalars(members.order_by(SubmissionRow.id).with_for_update(key_share=True)).all()
 
 
 def _reports(session: Session, submission_ids: Sequence[str]) -> dict[str, list[tuple[int, dict[str, Any]]]]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from services.store.database import SETTINGS_LOCK
 from services.store.part import MICROSECONDS, Part
 from services.store.records import UNDER_WAY, Queue, StoreCounts
-from services.store.tables import MessageRow, OutboxTable, ReportRow, SettingRow, SubmissionRow
+from services.store.tables import CHECKS, MessageRow, OutboxTable, ReportRow, SettingRow, SubmissionRow
 
 _QUEUES: tuple[Queue, ...] = ("interactive", "cohort")
 
@@ -22,27 +23,34 @@ class FigurePart(Part):
     def counts(self) -> StoreCounts:
         """Figures for /metrics. Reads whole indexes: call it every few seconds at most."""
         with self._database.read() as session:
+            rows = Counter(self._by_state(session))
             # A check under way is work like any other; one that is over counts for nothing.
-            counted = or_(SubmissionRow.purpose == "grade", SubmissionRow.state.in_(UNDER_WAY))
-            submissions = select(SubmissionRow.queue, SubmissionRow.state, func.count()).where(counted)
-            rows: Any = session.execute(submissions.group_by(SubmissionRow.queue, SubmissionRow.state)).all()
+            rows.subtract(self._by_state(session, CHECKS, SubmissionRow.state.not_in(UNDER_WAY)))
             messages = select(MessageRow.state, func.count()).group_by(MessageRow.state)
             states: Any = session.execute(messages).all()
             sums = [func.coalesce(func.sum(getattr(ReportRow, name)), 0) for name in _VERDICTS]
             verdicts = session.execute(select(*sums)).one()
             unpublished = select(func.count()).where(OutboxTable.published_us.is_(None))
             return StoreCounts(
-                submissions={(queue, state): count for queue, state, count in rows},
+                submissions={key: count for key, count in rows.items() if count},
                 oldest_waiting_s={queue: self._oldest_s(session, queue) for queue in _QUEUES},
                 verdicts={name: int(count) for name, count in zip(_VERDICTS, verdicts, strict=True)},
                 messages={state: count for state, count in states},
                 outbox_pending=session.scalar(unpublished) or 0,
             )
 
+    def _by_state(self, session: Session, *where: Any) -> dict[Any, int]:
+        columns = (SubmissionRow.queue, SubmissionRow.state)
+        found = session.execute(select(*columns, func.count()).where(*where).group_by(*columns))
+        return {(queue, state): count for queue, state, count in found}
+
     def _oldest_s(self, session: Session, queue: Queue) -> float:
         now_us = self._clock()
         oldest = select(func.min(SubmissionRow.queued_us)).where(
-            SubmissionRow.queue == queue, SubmissionRow.state == "queued", SubmissionRow.next_attempt_us <= now_us
+            SubmissionRow.queue == queue,
+            SubmissionRow.state == "queued",
+            # + 0: through this column's index SQLite would read all that wait, rather than the first.
+            SubmissionRow.next_attempt_us + 0 <= now_us,
         )
         since_us = session.scalar(oldest)
         return 0.0 if since_us is None else max(0, now_us - since_us) / MICROSECONDS

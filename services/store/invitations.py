@@ -307,6 +307,7 @@ def forget(session: Session, invitation_id: str, now_us: int, body_of: BodyOf) -
     row = _locked(session, invitation_id)
     row.candidate = None
     row.revoked_us = row.revoked_us or now_us
+    machine.note_erased(session, now_us)
     mine = (SubmissionRow.invitation_id == invitation_id, SubmissionRow.purpose == "check")
     checks = select(SubmissionRow).where(*mine, SubmissionRow.state != "erased").order_by(SubmissionRow.id)
     for check in session.scalars(checks.with_for_update(key_share=True)).all():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import Integer, Select
@@ -56,6 +56,13 @@ def page(
     more = len(rows) > limit
     rows = rows[:limit]
     return Page(tuple(record(row) for row in rows), _encoded(getattr(rows[-1], column.key)) if more else None)
+
+
+def merged(pages: Sequence[Page[Record]], name: Callable[[Record], str], limit: int) -> Page[Record]:
+    """One page of several that were asked with the same cursor and limit, by falling name."""
+    items = sorted((item for one in pages for item in one.items), key=name, reverse=True)
+    more = len(items) > limit or any(one.next_cursor is not None for one in pages)
+    return Page(tuple(items[:limit]), _encoded(name(items[limit - 1])) if more else None)
 
 
 def _encoded(value: object) -> str:

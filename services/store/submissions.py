@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from services.store.audit import append
 from services.store.database import changed
 from services.store.errors import Conflict
 from services.store.machine import record
-from services.store.part import Part, page, us
+from services.store.part import Part, merged, page, us
 from services.store.records import (
     UNDER_WAY,
     Claim,
@@ -43,7 +44,7 @@ from services.store.tables import (
     ReportRow,
     SettingRow,
     SubmissionRow,
-    clean,
+    indexed,
 )
 
 # Hosts' clocks differ a little: a hint that was due where it was published is due where it arrives.
@@ -137,9 +138,12 @@ class SubmissionPart(Part):
         self, filters: SubmissionFilters | None = None, cursor: str | None = None, limit: int = 50
     ) -> Page[Submission]:
         """Submissions, newest first. Raises BadCursor."""
-        statement = _filtered(filters or SubmissionFilters())
+        wanted = filters or SubmissionFilters()
+        # The index has each state in order; several in one question would all be read and sorted.
+        parts = [replace(wanted, states=(state,)) for state in dict.fromkeys(wanted.states)] or [wanted]
         with self._database.read() as session:
-            return page(session, statement, SubmissionRow.id, cursor, limit, record)
+            pages = [page(session, _filtered(one), SubmissionRow.id, cursor, limit, record) for one in parts]
+        return merged(pages, lambda submission: submission.id, limit)
 
     def source(self, submission_id: str) -> bytes | None:
         """What was handed in; None where there is none or it was erased."""
@@ -299,7 +303,10 @@ class WorkPart(Part):
         with self._database.write() as session:
             now_us = self._clock()
             row = machine.locked(session, submission_id)
-            if row is None or row.state != "queued" or row.next_attempt_us > now_us + _CLOCK_TOLERANCE_US:
+            if row is None or row.state != "queued":
+                return None
+            # What never failed was never put off, whatever its row's clock and this one say.
+            if row.attempts > 0 and row.next_attempt_us > now_us + _CLOCK_TOLERANCE_US:
                 return None
             machine.run(session, row, worker, now_us, us(lease_s))
             source = session.scalar(select(SubmissionRow.source).where(SubmissionRow.id == submission_id))
@@ -407,6 +414,7 @@ class WorkPart(Part):
         on_queue: Mapping[Queue, int] = _EMPTY,
         limit: int = 200,
         most_hints: int = 5000,
+        horizon_s: float = 3600.0,
     ) -> Swept:
         """Bring back what got stuck by `now_us`, by default now.
 
@@ -414,8 +422,12 @@ class WorkPart(Part):
         fewer are `on_queue` than wait, as many as are missing, at most `most_hints` of each queue, are
         given again to those that waited longest of which the last hint went out more than `stale_s` ago.
         So what merely waits makes no duplicates, and a queue that was lost is filled again.
+
+        Nothing is put off, and no lease given, for longer than `horizon_s`: what lies further ahead was
+        written by a clock that was wrong, and is brought nearer.
         """
         at_us = self._clock() if now_us is None else now_us
+        self._bring_nearer(at_us, at_us + us(horizon_s))
         expired = dead = 0
         for submission_id in self._ended_leases(at_us, limit):
             state = self._expire(submission_id, at_us)
@@ -425,6 +437,20 @@ class WorkPart(Part):
             self._hint_again(queue, at_us, us(stale_s), on_queue.get(queue, 0), most_hints) for queue in _QUEUES
         )
         return Swept(requeued=requeued, expired=expired, dead=dead)
+
+    def _bring_nearer(self, at_us: int, far_us: int) -> None:
+        put_off = (SubmissionRow.state == "queued", SubmissionRow.next_attempt_us > far_us)
+        leased = (SubmissionRow.state == "running", SubmissionRow.lease_until_us > far_us)
+        hinted = (OutboxTable.published_us.is_(None), OutboxTable.queue.in_(_QUEUES), OutboxTable.due_us > far_us)
+        with self._database.read() as session:
+            found = [exists().where(*wrong) for wrong in (put_off, leased, hinted)]
+            if not session.scalar(select(or_(*found))):
+                return
+        with self._database.write() as session:
+            session.execute(update(SubmissionRow).where(*put_off).values(next_attempt_us=at_us))
+            # Not at once: its worker may be alive and give a sign of life by a clock that is right.
+            session.execute(update(SubmissionRow).where(*leased).values(lease_until_us=far_us))
+            session.execute(update(OutboxTable).where(*hinted).values(due_us=at_us))
 
     def _ended_leases(self, at_us: int, limit: int) -> Sequence[str]:
         ended = select(SubmissionRow.id).where(SubmissionRow.state == "running", SubmissionRow.lease_until_us < at_us)
@@ -478,21 +504,27 @@ def _waiting(queues: Sequence[Queue]) -> ScalarSelect[int]:
 
 
 def _unpublished(queue: Queue) -> ScalarSelect[int]:
-    """How many hints are not on the queue yet, those for a later time too."""
+    """How many wait whose hint is not on the queue yet, hints for a later time too."""
     of_queue = (OutboxTable.published_us.is_(None), OutboxTable.queue == queue)
-    return select(func.count()).select_from(OutboxTable).where(*of_queue).scalar_subquery()
+    waits = and_(SubmissionRow.id == OutboxTable.submission_id, SubmissionRow.state == "queued")
+    count = select(func.count(OutboxTable.submission_id.distinct())).join(SubmissionRow, waits).where(*of_queue)
+    return count.scalar_subquery()
 
 
 def _unhinted(queue: Queue, at_us: int, stale_us: int) -> Select[str]:
     """What waits, is due and has no hint that is on its way or fresh; longest waiting first."""
     fresh = exists().where(
         OutboxTable.submission_id == SubmissionRow.id,
-        or_(OutboxTable.published_us.is_(None), OutboxTable.published_us > at_us - stale_us),
+        or_(
+            OutboxTable.published_us.is_(None),
+            OutboxTable.published_us.between(at_us - stale_us + 1, at_us + stale_us),  # later: by a wrong clock
+        ),
     )
     waiting = (
         SubmissionRow.queue == queue,
         SubmissionRow.state == "queued",
-        SubmissionRow.next_attempt_us <= at_us,
+        # + 0: through this column's index SQLite would read and sort all, rather than take the queue's in order.
+        SubmissionRow.next_attempt_us + 0 <= at_us,
     )
     return select(SubmissionRow.id).where(*waiting, ~fresh).order_by(SubmissionRow.queued_us, SubmissionRow.id)
 
@@ -508,7 +540,7 @@ def _report_of(claim: Claim) -> Select[str]:
 
 def _filtered(filters: SubmissionFilters) -> Select[SubmissionRow]:
     statement = select(SubmissionRow).where(SubmissionRow.purpose == "grade")
-    external_id = None if filters.external_id is None else clean(filters.external_id)
+    external_id = None if filters.external_id is None else indexed(filters.external_id)
     if filters.states:
         statement = statement.where(SubmissionRow.state.in_(filters.states))
     for column, value in (
@@ -519,7 +551,7 @@ def _filtered(filters: SubmissionFilters) -> Select[SubmissionRow]:
         (SubmissionRow.integration_id, filters.integration_id),
         (SubmissionRow.rating, filters.rating),
         (SubmissionRow.tampering_suspected, filters.tampering_suspected),
-        (SubmissionRow.candidate["external_id"].as_string(), external_id),
+        (SubmissionRow.external_id, external_id),
     ):
         if value is not None:
             statement = statement.where(column == value)

@@ -5,6 +5,7 @@ Times are microseconds since 1970 in UTC.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import (
@@ -22,16 +23,23 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
 
 # SQLite numbers rows by itself only where the column is called INTEGER.
 Serial = BigInteger().with_variant(Integer, "sqlite")
 Time = BigInteger
 
+_INDEXED_CHARS = 500
+
 
 def clean(words: str) -> str:
     """`words` as any database keeps them: PostgreSQL has no NUL, and UTF-8 no lone surrogates."""
     return words.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def indexed(words: str) -> str:
+    """`words` as far as they are compared: PostgreSQL's index takes no more than 2,700 bytes."""
+    return clean(words)[:_INDEXED_CHARS]
 
 
 def _cleaned(value: Any) -> Any:
@@ -125,6 +133,10 @@ class CohortTable(Table):
     generation: Mapped[int] = mapped_column(Integer, default=0)
 
 
+# As a text: SQLite takes an index over some rows only where the question has the very words.
+CHECKS = text("purpose = 'check'")
+
+
 class SubmissionRow(Table):
     """One submission and where it stands."""
 
@@ -165,12 +177,24 @@ class SubmissionRow(Table):
     purpose: Mapped[str] = mapped_column(String(8), default="grade", server_default="grade")
     invitation_id: Mapped[str | None] = mapped_column(Id, index=True)
     check_result: Mapped[dict[str, Any] | None] = mapped_column(Facts)  # the public part, and the only one kept
+    external_id: Mapped[str | None] = mapped_column(Words)  # the candidate's, short enough for an index
 
     __table_args__ = (
+        Index(None, "state", "id"),
+        Index(None, "state", "next_attempt_us"),
+        Index(None, "external_id", "challenge", "id"),
         Index(None, "queue", "state", "queued_us", "id"),
         Index(None, "state", "lease_until_us"),
         Index(None, "cohort_id", "state"),
+        Index("ix_submissions_checks", "queue", "state", sqlite_where=CHECKS, postgresql_where=CHECKS),
     )
+
+    @validates("candidate")
+    def _keep_external_id(self, _: str, candidate: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """Wherever a row gets its candidate, or loses it."""
+        told = (candidate or {}).get("external_id")
+        self.external_id = None if told is None else indexed(str(told))
+        return candidate
 
 
 class ReportRow(Table):
@@ -194,7 +218,10 @@ class ReportRow(Table):
     report: Mapped[str | None] = mapped_column(Words)  # None once erased; the counts stay
     created_us: Mapped[int] = mapped_column(Time)
 
-    __table_args__ = (UniqueConstraint("submission_id", "generation"),)
+    __table_args__ = (
+        UniqueConstraint("submission_id", "generation"),
+        Index(None, "fixed", "not_fixed", "inconclusive"),  # for their sums: a report's own row is large
+    )
 
 
 class OutboxTable(Table):

@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 _LOOK_EVERY_S = 1.0  # for a sandbox, or a database, that does not answer
 _MAX_ERROR_CHARACTERS = 1000
+_MOST_CHANCE = 1.25
 
 
 class EngineGrader:
@@ -228,4 +229,9 @@ class Grader:
 def pause_before_retry_s(attempt: int, settings: Settings) -> float:
     """Doubles with each attempt, up to the longest; up to a quarter more by chance, so that not all come at once."""
     pause_s = min(settings.retry_max_s, settings.retry_base_s * 2.0 ** min(attempt - 1, 30))
-    return pause_s * random.uniform(1.0, 1.25)
+    return pause_s * random.uniform(1.0, _MOST_CHANCE)
+
+
+def longest_pause_s(settings: Settings) -> float:
+    """No such pause is longer."""
+    return settings.retry_max_s * _MOST_CHANCE

@@ -9,12 +9,14 @@ import time
 from services.logs import logger
 from services.settings import Settings
 from services.store import Queue, Store
+from services.worker.grading import longest_pause_s
 from services.worker.loops import go_round
 from services.worker.queue import QUEUE_TROUBLE, Hints
 
 log = logger("sweeper")
 
 _PRUNE_EVERY_S = 3600.0
+_CLOCKS_DIFFER_S = 60.0  # between hosts, at most
 _GRADED: tuple[Queue, ...] = ("interactive", "cohort")
 
 
@@ -40,7 +42,8 @@ class Sweeper:
     def sweep(self) -> None:
         """Bring back what dead workers held, hint again what waits too long, see that what was erased is gone."""
         lengths = {queue: self._length(queue) for queue in _GRADED}
-        swept = self._store.sweep(stale_s=self._settings.stale_queued_s, on_queue=lengths)
+        longest_s = max(self._settings.lease_s, longest_pause_s(self._settings)) + _CLOCKS_DIFFER_S
+        swept = self._store.sweep(stale_s=self._settings.stale_queued_s, on_queue=lengths, horizon_s=longest_s)
         if swept.requeued or swept.expired or swept.dead:
             log.info("swept", requeued=swept.requeued, expired=swept.expired, dead=swept.dead)
         if not self._store.scrub():

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from services import ats
-from services.store import Conflict, NewAssessment, NewSubmission, NotFound, Store
+from services.store import Conflict, NewAssessment, NewSubmission, NotFound, Store, SubmissionFilters
 
 ASKED = NewAssessment(
     "int_1", "key-1", "spiral", {"name": "Ada", "external_id": "c-7"}, {"url": "https://ats.example/1"}
@@ -42,6 +42,7 @@ def test_a_file_is_attached_with_all_that_the_ats_said(store: Store) -> None:
     assert submission is not None
     assert submission.integration_id == "int_1"
     assert submission.candidate == {"name": "Ada", "external_id": "c-7"}
+    assert store.list_submissions(SubmissionFilters(external_id="c-7")).items == (submission,)
     callback = ats.Callback.model_validate(submission.callback)
     assert callback == ats.Callback(url="https://ats.example/1", assessment_id=assessment.id)
     after = store.assessment(assessment.id)

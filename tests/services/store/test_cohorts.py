@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 
 import pytest
+from sqlalchemy import update
 
 from grading.verdict import Report
 from services.store import Conflict, NewSubmission, NotFound, Store
+from services.store.tables import SubmissionRow
+
+from .conftest import watched
 
 Grade = Callable[..., Report]
 
@@ -107,6 +112,60 @@ def test_a_cancelled_cohort_takes_nothing_more(store: Store, grade: Grade, make_
     for ask in (lambda: store.create_submissions(cohort.id, files(1)), lambda: store.regrade_cohort(cohort.id)):
         with pytest.raises(Conflict):
             ask()
+
+
+def test_a_large_cohort_takes_no_more_statements_than_a_small_one(
+    store: Store, make_report: Callable[..., Report]
+) -> None:
+    """Nobody else can write to SQLite meanwhile."""
+    counts: list[tuple[int, int]] = []
+    for size in (50, 500):
+        cohort = store.create_cohort("autumn", "spiral")
+        made = store.create_submissions(cohort.id, files(*[1] * size))
+        with store._database.write() as session:
+            session.execute(update(SubmissionRow).values(state="graded"))
+        with watched(store) as regraded:
+            assert store.regrade_cohort(cohort.id) == size
+        again = [one for one in made[:2] if store.claim(one.id, "worker", 60)]
+        assert len(again) == 2
+        with watched(store) as cancelled:
+            store.cancel_cohort(cohort.id)
+        counts.append((len(regraded), len(cancelled)))
+        assert store.cohort_progress(cohort.id) == {"cancelled": size}
+    assert counts[0] == counts[1]
+    assert max(counts[0]) <= 12
+
+
+def test_all_of_a_cohort_start_over_and_end_as_single_ones_do(store: Store, grade: Grade) -> None:
+    cohort = store.create_cohort("autumn", "spiral")
+    one, other, running = store.create_submissions(cohort.id, files(2, 2, 2))
+    for each in (one, other):
+        grade(each.id)
+    alone = store.create_submission(files(2)[0])
+    grade(alone.id)
+    assert store.regrade_cohort(cohort.id) == 2
+    store.regrade(alone.id)
+    claim = store.claim(running.id, "worker", 60)
+    assert claim is not None
+
+    def seen(submission_id: str) -> tuple[object, ...]:
+        row = store.submission(submission_id)
+        assert row is not None
+        events = [(event.kind, {**event.data, "waited_us": 0}) for event in store.events_after(submission_id)]
+        hints = [hint.queue for hint in store.pending_outbox() if hint.submission_id == submission_id]
+        own = ("created_us", "queued_us", "finished_us", "next_attempt_us", "id", "queue", "cohort_id", "file_name")
+        facts = {name: value for name, value in dataclasses.asdict(row).items() if name not in own}
+        assert row.next_attempt_us == row.queued_us
+        return facts, events, len(hints)
+
+    assert seen(one.id) == seen(other.id) == seen(alone.id)
+    store.cancel_cohort(cohort.id)
+    store.cancel(alone.id)
+    assert seen(one.id) == seen(alone.id)
+    assert not store.renew(claim, 60)
+    ended = store.submission(running.id)
+    assert ended is not None and (ended.fence, ended.worker, ended.lease_until_us) == (claim.fence + 1, None, None)
+    assert ended.finished_us is not None and store.events_after(running.id)[-1].kind == "cancelled"
 
 
 def test_a_finished_cohort_cannot_be_cancelled(store: Store, grade: Grade) -> None:

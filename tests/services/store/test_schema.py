@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -14,10 +15,10 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import event
+from sqlalchemy import JSON, column, event, insert, literal_column, table
 
 import services.store.migrations
-from services.store import NewInvitations, NewSubmission, Store, StoreUnavailable
+from services.store import NewInvitations, NewSubmission, Store, StoreUnavailable, SubmissionFilters
 from services.store.database import Database
 from services.store.tables import Table
 from tests.services.conftest_services import PostgresServer
@@ -97,6 +98,45 @@ def test_checks_of_candidates_go_when_the_schema_goes_back(empty_url: str) -> No
     assert [one.id for one in store.list_submissions().items] == [handed.id]
     assert [row.submission_id for row in store.pending_outbox()] == [handed.id]
     store.close()
+
+
+def test_candidates_that_are_there_already_are_found_after_an_upgrade(empty_url: str) -> None:
+    Store.upgrade(empty_url, "0004")
+    database = Database(empty_url)
+    values = {
+        "challenge": "spiral",
+        "file_name": "a.py",
+        "source_sha256": "",
+        "source_bytes": 1,
+        "state": "graded",
+        "queue": "interactive",
+        "created_us": 1,
+        "queued_us": 1,
+        "attempts": 1,
+        "max_attempts": 3,
+        "next_attempt_us": 1,
+        "fence": 1,
+        "generation": 0,
+        "tampering_suspected": False,
+        "state_version": 2,
+    }
+    candidates = ('{"external_id": "c-\\u00e9", "name": "Ada"}', '{"name": "Bo"}', None)
+    with database.connection() as connection:
+        for number, candidate in enumerate(candidates):
+            row = values | {"id": f"sub_{number:026}", "candidate": candidate}
+            columns = [column(name, JSON if name == "candidate" else None) for name in row]
+            given = {name: literal_column("NULL") if value is None else value for name, value in row.items()}
+            given["candidate"] = literal_column("NULL") if candidate is None else json.loads(candidate)
+            connection.execute(insert(table("submissions", *columns)).values(given))
+    Store.upgrade(empty_url)
+    store = Store.open(empty_url)
+    found = store.list_submissions(SubmissionFilters(external_id="c-\u00e9")).items
+    assert [one.id for one in found] == [f"sub_{0:026}"]
+    assert len(store.list_submissions().items) == 3
+    store.close()
+    Store.downgrade(empty_url, "0004")
+    Store.upgrade(empty_url)
+    database.close()
 
 
 def test_several_hosts_may_upgrade_at_once(empty_url: str) -> None:

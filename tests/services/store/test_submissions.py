@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 
@@ -187,6 +188,41 @@ def test_a_hint_that_is_a_little_early_by_another_hosts_clock_is_honoured(
     assert store.claim(made.id, "worker", 60) is not None
 
 
+def test_a_clock_that_is_put_right_holds_nothing_up(store: Store, submit: Submit, clock: Clock) -> None:
+    """It was a day ahead: until then nothing would be due, and no lease would end."""
+    lost, retried, held = submit(), submit(), submit()
+    publish(store)
+    store.release(claimed(store, lost.id), "no sandbox", 0)
+    publish(store)
+    store.release(claimed(store, retried.id), "no sandbox", 30)
+    claimed(store, held.id, lease_s=60)
+    fresh, first = submit(), submit()
+    clock.pass_s(-86_400)
+    assert store.claim(first.id, "worker", 60) is not None, "it never was put off"
+    assert pending(store) == [] and store.claim(retried.id, "worker", 60) is None
+    assert store.sweep(horizon_s=600).requeued == 1
+    assert set(publish(store)) == {lost.id, retried.id, fresh.id, first.id}
+    for one in (lost, retried, fresh):
+        assert store.claim(one.id, "worker", 6000) is not None
+    clock.pass_s(601)
+    assert store.sweep(horizon_s=6000).expired == 2
+    assert store.claim(held.id, "worker", 60) is not None
+
+
+def test_what_is_put_off_stays_so_through_sweeps(store: Store, submit: Submit, clock: Clock, store_url: str) -> None:
+    made = submit()
+    store.release(claimed(store, made.id), "no sandbox", 599)
+    before = store.submission(made.id)
+    with watched(store) as statements, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store._database, "write", None)
+        store.sweep(horizon_s=600)
+    assert store.submission(made.id) == before
+    if store_url.startswith("sqlite"):
+        steps = [line for line in plan(store_url, statements) if line.startswith(("SCAN", "SEARCH"))]
+        assert "ix_submissions_state_next_attempt_us (state=? AND" in "".join(steps), steps
+        assert not any(line.startswith("SCAN submissions") for line in steps)
+
+
 def test_the_last_attempt_ends_dead_and_unscored(store: Store, submit: Submit) -> None:
     store.create_endpoint("https://receiver.example/", [], "whsec_x")
     made = submit()
@@ -268,6 +304,18 @@ def test_what_merely_waits_is_not_hinted_again(store: Store, submit: Submit, clo
     assert store.sweep(on_queue={"interactive": 6}).requeued == 2, "as many as are missing"
     publish(store)
     assert store.sweep(on_queue={"interactive": 8}).requeued == 0
+
+
+def test_lost_hints_are_found_in_the_order_of_the_queue(
+    store: Store, submit: Submit, clock: Clock, store_url: str
+) -> None:
+    submit()
+    publish(store)
+    clock.pass_s(61)
+    with watched(store) as statements:
+        assert store.sweep().requeued == 1
+    if store_url.startswith("sqlite"):
+        assert not [line for line in plan(store_url, statements) if "ORDER BY" in line]
 
 
 def test_a_lost_queue_is_filled_again_in_parts(store: Store, submit: Submit, clock: Clock) -> None:
@@ -450,6 +498,72 @@ def test_lists_can_be_narrowed(store: Store, submit: Submit, grade: Grade, clock
     assert found(created_from_us=middle_us) == [second.id]
     assert found(challenge="spiral", queue="interactive") == [second.id, first.id]
     assert found(cohort_id="coh_none") == found(external_id="c\0") == []
+
+
+@pytest.mark.parametrize(
+    ("filters", "index"),
+    [
+        (SubmissionFilters(states=("graded",)), "ix_submissions_state_id"),
+        (SubmissionFilters(challenge="spiral", external_id="c-1"), "ix_submissions_external_id_challenge_id"),
+    ],
+)
+def test_a_page_is_found_without_reading_or_sorting_the_rest(
+    store: Store, submit: Submit, store_url: str, filters: SubmissionFilters, index: str
+) -> None:
+    submit()
+    with watched(store) as statements:
+        store.list_submissions(filters, limit=10)
+        store.list_submissions(filters, cursor=b64encode(b"sub_" + b"z" * 26).decode(), limit=10)
+    assert len(statements) == 2
+    if store_url.startswith("sqlite"):
+        first, later = plan(store_url, statements)
+        assert f"USING INDEX {index} (" in first and f"USING INDEX {index} (" in later and "id<?" in later
+
+
+def test_several_states_are_one_list(store: Store, submit: Submit, grade: Grade, store_url: str) -> None:
+    made = [submit() for _ in range(6)]
+    for one in made[::2]:
+        grade(one.id)
+    store.cancel(made[1].id)
+    both = SubmissionFilters(states=("graded", "queued", "graded"))
+    seen: list[str] = []
+    cursor = None
+    with watched(store) as statements:
+        for _ in range(3):
+            page = store.list_submissions(both, cursor, 2)
+            seen += [one.id for one in page.items]
+            cursor = page.next_cursor
+    assert cursor is None
+    assert seen == [made[n].id for n in (5, 4, 3, 2, 0)]
+    if store_url.startswith("sqlite"):
+        assert all("USING INDEX ix_submissions_state_id (" in line for line in plan(store_url, statements))
+
+
+def test_figures_are_summed_from_an_index(store: Store, submit: Submit, grade: Grade, store_url: str) -> None:
+    grade(submit().id)
+    with watched(store) as statements:
+        store.counts()
+    if store_url.startswith("sqlite"):
+        steps = [line for line in plan(store_url, statements) if line.startswith(("SCAN", "SEARCH"))]
+        oldest = [line for line in steps if "COVERING INDEX" not in line]
+        assert len(oldest) == 2 and all("_queue_state_queued_us_id (queue=? AND state=?)" in line for line in oldest)
+
+
+def test_a_candidate_is_found_by_a_name_of_any_length_until_erased(store: Store, submit: Submit) -> None:
+    """PostgreSQL's index takes no more than 2,700 bytes."""
+    name = "\N{GRINNING FACE}" * 5000
+    made = submit(candidate={"external_id": name})
+    other = submit(candidate={"name": "Ada"})
+
+    def found(external_id: str) -> list[str]:
+        return [one.id for one in store.list_submissions(SubmissionFilters(external_id=external_id)).items]
+
+    assert found(name) == [made.id]
+    kept = store.submission(made.id)
+    assert kept is not None and kept.candidate == {"external_id": name}
+    store.erase(made.id)
+    assert found(name) == []
+    assert store.submission(other.id) == other
 
 
 def test_events_can_be_followed(store: Store, submit: Submit) -> None:

@@ -44,6 +44,10 @@ def upgrade() -> None:
     op.add_column("submissions", sa.Column("invitation_id", _ID, nullable=True))
     op.add_column("submissions", sa.Column("check_result", sa.JSON(), nullable=True))
     op.create_index(op.f("ix_submissions_invitation_id"), "submissions", ["invitation_id"], unique=False)
+    checks = sa.text("purpose = 'check'")
+    op.create_index(
+        "ix_submissions_checks", "submissions", ["queue", "state"], sqlite_where=checks, postgresql_where=checks
+    )
 
 
 def downgrade() -> None:
@@ -53,6 +57,7 @@ def downgrade() -> None:
         op.execute(f"DELETE FROM {name} WHERE submission_id IN ({checks})")
     op.execute("DELETE FROM submissions WHERE purpose = 'check'")
     op.drop_table("invitations")
+    op.drop_index("ix_submissions_checks", table_name="submissions")
     op.drop_index(op.f("ix_submissions_invitation_id"), table_name="submissions")
     for name in ("check_result", "invitation_id", "purpose"):
         op.drop_column("submissions", name)
