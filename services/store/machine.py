@@ -260,6 +260,7 @@ def note_erased(session: Session, now_us: int) -> None:
     """Something was erased: SQLite's log still has it, until `scrub` has emptied that."""
     if session.get_bind().dialect.name == "sqlite":
         session.merge(SettingRow(key=ERASED, value=str(now_us)))
+        session.flush()  # so that a second note of this transaction finds the first
 
 
 def end(

@@ -545,7 +545,8 @@ def test_figures_are_summed_from_an_index(store: Store, submit: Submit, grade: G
         store.counts()
     if store_url.startswith("sqlite"):
         steps = [line for line in plan(store_url, statements) if line.startswith(("SCAN", "SEARCH"))]
-        oldest = [line for line in steps if "COVERING INDEX" not in line]
+        # The index of checks holds those alone, which are few.
+        oldest = [line for line in steps if "COVERING INDEX" not in line and "ix_submissions_checks" not in line]
         assert len(oldest) == 2 and all("_queue_state_queued_us_id (queue=? AND state=?)" in line for line in oldest)
 
 
