@@ -440,9 +440,8 @@ def test_what_is_erased_is_off_the_disk(store: Store, submit: Submit, store_url:
     assert store.scrub()
 
 
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)  # which alone has such a log
 def test_what_a_reader_kept_on_the_disk_goes_later(store: Store, submit: Submit, store_url: str) -> None:
-    if not store_url.startswith("sqlite"):
-        pytest.skip("SQLite alone has such a log")
     made = submit(source=b"PLANTED" * 1000)
     with contextlib.closing(sqlite3.connect(store_url.removeprefix("sqlite:///"), isolation_level=None)) as reader:
         reader.execute("BEGIN")
