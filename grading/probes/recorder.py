@@ -134,7 +134,7 @@ class Recorder:
         self.outermost: nn.Module | None = None
         self.parts: list[nn.Module] = []  # the modules of the outermost one, while it runs
         self.loader_turns = self.trained_in_turn = 0  # how often a loader was begun; and as training last went on
-        self.nodes = 0  # that a validation forward added to a graph for a backward pass
+        self.saved = 0  # tensors that a validation forward kept for a backward pass
         self.codes: dict[str, tuple[Any, types.CodeType | None]] = {}
         self.watched_classes: set[type] = set()
         self.followed: dict[int, tuple[torch.Tensor, np.ndarray]] = {}  # by model: see _change_elsewhere
@@ -412,9 +412,9 @@ class Recorder:
         self.depth += 1
         try:
             if self.context == "validate":
-                nodes = _NODES_SO_FAR()  # a graph may be built and cut off before the output shows it
-                output = run(module, *args, **kwargs)
-                self.nodes = _NODES_SO_FAR() - nodes
+                with _Saved() as saved:  # a graph may be built and cut off before the output shows it
+                    output = run(module, *args, **kwargs)
+                self.saved = saved.count
             else:
                 output = run(module, *args, **kwargs)
         finally:
@@ -435,8 +435,8 @@ class Recorder:
             return
         serial = len(self.forwards)
         tensor = next((t for t in _tensors(output) if _has_graph(t)), tensor)  # no decoy hides a graph
-        graph = _has_graph(tensor) or self.nodes > 0
-        self.nodes = 0
+        graph = _has_graph(tensor) or self.saved > 0
+        self.saved = 0
         if graph and self.context != "validate":
             self._begin_training_forward(module)
         layers = [m for m in self.parts if isinstance(m, MODE_LAYERS)]
@@ -964,6 +964,29 @@ def _first_tensor(value: Any) -> torch.Tensor | None:
     return None
 
 
+class _Saved:
+    """Counts the tensors that a forward pass keeps for a backward pass.
+
+    The number of nodes that torch has made would tell more, but autocast makes some for its copies of the
+    weights even where no gradients are recorded.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.hooks: Any = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+
+    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.count += 1
+        return tensor
+
+    def __enter__(self) -> _Saved:
+        self.hooks.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.hooks.__exit__()
+
+
 def _tensors(value: Any) -> list[torch.Tensor]:
     """The tensors of an output: itself, or what it directly holds."""
     if isinstance(value, torch.Tensor):
@@ -1003,8 +1026,6 @@ def _deepest_node(tensor: torch.Tensor) -> Any:
     return node
 
 
-# How many nodes of graphs this thread has made: nothing that a program registers can hide one.
-_NODES_SO_FAR: Callable[[], int] = torch._C._autograd._get_sequence_nr  # type: ignore[attr-defined]
 _RESHAPES = ("View", "Reshape", "Alias", "Squeeze", "Unsqueeze", "Clone", "ToCopy", "T0", "Transpose", "Permute")
 
 
