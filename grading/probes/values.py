@@ -14,25 +14,17 @@ import torch
 
 
 def values_of(tensor: torch.Tensor) -> np.ndarray:
-    """A copy of the elements, none where they cannot be had. For small tensors numpy is far quicker than torch."""
+    """A copy of the elements, none where they cannot be had. For small tensors numpy is far quicker than torch.
+
+    Inside torch.func.grad and the like no tensor has elements of its own. What is done there is judged by single calls.
+    """
     try:
         with torch._C.DisableTorchFunctionSubclass():
-            plain = _unwrapped(tensor).detach().resolve_conj().resolve_neg()  # which numpy refuses
+            plain = tensor.detach().resolve_conj().resolve_neg()  # which numpy refuses
             exact = plain.dtype in (torch.float32, torch.float64)
             return (plain if exact else plain.float()).cpu().numpy().copy()
     except (RuntimeError, TypeError, NotImplementedError):
         return np.empty(0)
-
-
-def _unwrapped(tensor: torch.Tensor) -> torch.Tensor:
-    """What stands behind a tensor inside torch.func.grad and the like, which has no storage of its own."""
-    functorch = torch._C._functorch
-    inner = tensor
-    while functorch.is_functorch_wrapped_tensor(inner):
-        inner = functorch.get_unwrapped(inner)
-    if inner.dim() != tensor.dim():
-        raise TypeError("a batch of vmap: its rows are not those that the program sees")
-    return inner
 
 
 def rms(values: np.ndarray) -> float:

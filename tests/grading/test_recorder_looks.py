@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from grading.probes.ghost import GhostDevice
+from grading.probes.ghost import GhostDevice, device_of
 from grading.probes.program import Ending
 from grading.probes.recorder import Recorder, Token, _deepest_node, _steps_taken
 
@@ -199,3 +199,16 @@ def test_tokens_die_with_their_graph() -> None:
     seen = weakref.ref(token)
     del token
     assert seen() is None and not alive
+
+
+def test_the_pretended_gpu_is_seen_inside_a_transformed_function() -> None:
+    places: list[str] = []
+    with GhostDevice(__name__, available=True):
+        weight = torch.ones(3).to("cuda")
+
+        def loss(inner: torch.Tensor) -> torch.Tensor:
+            places.append(device_of(inner))
+            return (inner**2).sum()
+
+        torch.func.grad(loss)(weight)
+    assert places == ["cuda"]

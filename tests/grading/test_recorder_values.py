@@ -126,3 +126,38 @@ def test_steps_are_counted_by_the_optimizers_own_state() -> None:
         parameter.grad = torch.ones(2)
         optimizer.step()
     assert recorder._steps_taken(optimizer) == 3
+
+
+def test_values_that_numpy_refuses_are_read_all_the_same() -> None:
+    plain = torch.arange(6.0).reshape(2, 3)
+    negative = torch.complex(plain, plain).conj().imag  # the same memory under a negative bit
+    assert negative.is_neg()
+    np.testing.assert_array_equal(values.values_of(negative), -plain.numpy())
+
+
+def test_inside_a_transformed_function_there_are_no_values_and_no_error() -> None:
+    seen: list[np.ndarray] = []
+
+    def loss(weight: torch.Tensor) -> torch.Tensor:
+        seen.append(values.values_of(weight))
+        return (weight**2).sum()
+
+    torch.func.grad(loss)(torch.ones(3))
+    assert [one.size for one in seen] == [0]
+
+
+@pytest.mark.parametrize(
+    ("after", "added"),
+    [
+        ((), True),
+        ((nn.Flatten(),), True),
+        ((nn.Softmax(1),), False),
+        ((nn.ReLU(),), False),
+        ((nn.LayerNorm(4),), False),
+    ],
+)
+def test_a_bias_is_added_last_where_nothing_but_shapes_follows(after: tuple[nn.Module, ...], added: bool) -> None:
+    last = nn.Linear(3, 4)
+    output = nn.Sequential(nn.Linear(2, 3), last, *after)(torch.randn(5, 2))
+    assert last.bias is not None
+    assert recorder._is_added_last(output, last.bias) is added
