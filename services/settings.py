@@ -325,6 +325,12 @@ class Settings(BaseSettings):
         le=65_535,
         description="Port at which a worker tells its own metrics; 0: none, as in `assay serve`, whose API tells them.",
     )
+    pool_report_s: float = Field(
+        default=10.0,
+        gt=0,
+        le=3600,
+        description="How often a worker tells the store of its warm containers, for the administrators' page.",
+    )
     worker_metrics_host: str = Field(default="127.0.0.1", description="Address of that port.")
     store_patience_s: float = Field(
         default=300.0, ge=0, description="How long a worker with a result waits for a database that does not answer."

@@ -23,6 +23,7 @@ from services.worker.loops import stop_signal
 from services.worker.program import SoftStop, run_worker, worker_name
 from services.worker.queue import QUEUE_TROUBLE, QUEUES, WEBHOOKS, Hints, QueueName, add_tasks, make_app
 from services.worker.sandboxes import Sandboxes, WeakHost
+from services.worker.warmth import PoolTeller
 
 _STORE_PAUSE_S = 1.0
 _EXTRA_CONNECTIONS = 3  # beside two for each slot, of which one is its heartbeat's
@@ -135,7 +136,8 @@ def _work(backend: Backend, queues: tuple[QueueName, ...], slots: int) -> int:
         deliverer.stop()
 
     try:
-        return run_worker(app, queues, slots, SoftStop(begin, grader.hand_back, settings.soft_stop_s))
+        with PoolTeller(store, sandboxes, settings.pool_report_s):
+            return run_worker(app, queues, slots, SoftStop(begin, grader.hand_back, settings.soft_stop_s))
     finally:
         sandboxes.shut()
         store.close()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from services.store.database import SETTINGS_LOCK
-from services.store.part import MICROSECONDS, Part
-from services.store.records import UNDER_WAY, Queue, StoreCounts
+from services.store.part import MICROSECONDS, Part, us
+from services.store.records import UNDER_WAY, Pool, Queue, StoreCounts
 from services.store.tables import CHECKS, MessageRow, OutboxTable, ReportRow, SettingRow, SubmissionRow
 
 _QUEUES: tuple[Queue, ...] = ("interactive", "cohort")
@@ -55,6 +57,21 @@ class FigurePart(Part):
         since_us = session.scalar(oldest)
         return 0.0 if since_us is None else max(0, now_us - since_us) / MICROSECONDS
 
+    def note_pool(self, pool: Pool) -> None:
+        """What a host's pool of warm containers holds now; the newest word of each host stands."""
+        key, value = (_POOL + pool.host)[:_LONGEST_KEY], json.dumps({**asdict(pool), "at_us": self._clock()})
+        with self._database.write() as session:
+            if not self._database.add_if_new(session, SettingRow, {"key": key, "value": value}):
+                session.execute(update(SettingRow).where(SettingRow.key == key).values(value=value))
+
+    def pools(self, within_s: float) -> list[Pool]:
+        """The pools that told of themselves within that time, by host."""
+        since_us = self._clock() - us(within_s)
+        found = select(SettingRow.value).where(SettingRow.key.startswith(_POOL)).order_by(SettingRow.key)
+        with self._database.read() as session:
+            told = [json.loads(value) for value in session.scalars(found)]
+        return [Pool(**facts) for facts in told if facts["at_us"] >= since_us]
+
     def remember(self, name: str, make: Callable[[], str]) -> str:
         """The value kept under `name`; the first caller of all processes makes it."""
         known = select(SettingRow.value).where(SettingRow.key == name)
@@ -71,4 +88,5 @@ class FigurePart(Part):
             return value
 
 
+_POOL, _LONGEST_KEY = "pool:", 255
 _VERDICTS = ("fixed", "not_fixed", "inconclusive")

@@ -32,6 +32,20 @@ class Page(Generic[T]):
     next_cursor: str | None  # opaque; None after the last item
 
 
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """What one host's pool of warm containers told of itself."""
+
+    host: str
+    warm: int  # containers that wait for a submission
+    warming: int
+    target: int  # how many should wait
+    busy: int  # containers that grade
+    served: int
+    served_warm: int  # of those, how many had waited warm
+    at_us: int = 0  # when it was told
+
+
 class Candidate(TypedDict, total=False):
     """Who handed it in, as far as the client told; erased on request."""
 

@@ -56,6 +56,11 @@ class Sandboxes:
         finally:
             self._give_back(held)
 
+    def peek(self) -> Sandbox | None:
+        """What is open, to be asked how it is and not to be used."""
+        with self._lock:
+            return self._held.sandbox if self._held is not None else None
+
     def shut(self) -> None:
         """Close what is open; a job in it ends with SandboxUnavailable where it can."""
         with self._lock:

@@ -45,7 +45,7 @@ def programs() -> bytes:
 
 def test_a_recruiter_and_an_interviewer_come_to_a_decision(served: Served, tmp_path: Path) -> None:
     (tmp_path / "all.zip").write_bytes(programs())
-    for role in ("recruiter", "interviewer"):
+    for role in ("recruiter", "interviewer", "admin"):
         user(served, role)
     base = f"http://127.0.0.1:{served.port}"
     with launched() as browser:
@@ -102,4 +102,10 @@ def test_a_recruiter_and_an_interviewer_come_to_a_decision(served: Served, tmp_p
         page = talk.open(report.removeprefix(base))
         assert "Knew why 0.5 is too much" in page.inner_text("main")
         context.close()
-        assert visit.complaints == talk.complaints == []
+
+        context = browser.new_context(locale="en-US")
+        watch = Visit(context, base).sign_in("admin")
+        page = watch.open("/admin")
+        page.wait_for_selector("text=Waiting warm", timeout=60_000)  # the page renews itself as workers tell
+        context.close()
+        assert visit.complaints == talk.complaints == watch.complaints == []

@@ -29,6 +29,7 @@ from services.store import (
 
 desk = Desk("admin", __name__, navigation=[Entry("Administration", "admin.index", ADMINS, covers=("admin.",))])
 _PER_PAGE = 50
+_SILENT_AFTER = 4  # reports of a pool that did not come: then it is not shown
 _DAY_US = 86_400_000_000
 _MESSAGE_STATES: tuple[MessageState, ...] = ("pending", "delivered", "dead")
 
@@ -47,7 +48,14 @@ def queue() -> str:
 
 def _queue() -> dict[str, Any]:
     running = here().store.list_submissions(SubmissionFilters(states=("running",)), None, 20).items
-    return {"counts": here().metrics.counts(), "running": running, "who": who, "now_us": here().store.now_us()}
+    store, settings = here().store, here().settings
+    return {
+        "counts": here().metrics.counts(),
+        "running": running,
+        "pools": store.pools(_SILENT_AFTER * settings.pool_report_s),
+        "who": who,
+        "now_us": store.now_us(),
+    }
 
 
 # --- users -----------------------------------------------------------------------------------

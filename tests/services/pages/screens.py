@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image
 
+from services.store import Pool
 from tests.services.pages import seed
 from tests.services.pages.conftest import Site
 from tests.services.pages.test_browser import Visit, launched, serving
@@ -35,6 +36,7 @@ def take(folder: Path, words: list[str]) -> int:
         store.close()
         site = Site(Path(scratch), seeded)
         everything = {**pages(site), **invited_pages(site)}
+        site.store.note_pool(Pool("grader-1", warm=3, warming=1, target=4, busy=2, served=1208, served_warm=1191))
         chosen = {name: path for name, path in everything.items() if not words or any(w in name for w in words)}
         with serving(site) as base, launched() as browser:
             for look, options in _LOOKS:

@@ -11,7 +11,7 @@ import pytest
 from grading.challenge import load_challenge
 from grading.verdict import Verdict
 from services.api.pages import pdf
-from services.store import NewSubmission, StoreUnavailable
+from services.store import NewSubmission, Pool, StoreUnavailable
 from tests.services.pages import seed
 from tests.services.pages.conftest import Site
 
@@ -403,3 +403,13 @@ class TestWriting:
         )
         assert response.status_code == 200 and made == ["a.py", "b.py"]
         assert "c.py" in response.text and "d.py" in response.text and "a.py" not in response.text
+
+
+def test_administrators_see_the_warm_containers_while_workers_tell_of_them(site: Site):
+    browser = site.browser("admin")
+    assert "No worker tells of any" in browser.get("/admin").text
+    site.store.note_pool(Pool("grader-7", warm=3, warming=1, target=4, busy=2, served=1234, served_warm=1200))
+    text = browser.get("/admin/queue").text
+    assert "grader-7" in text and "1,234" in text
+    site.ahead_us = 3_600_000_000
+    assert "grader-7" not in browser.get("/admin/queue").text
