@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import get_args
 
 from flask import Flask, Response, g, request
@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from services.logs import logger
-from services.store import Store, StoreUnavailable
+from services.store import Pool, Store, StoreUnavailable
 from services.store.ids import new_id
 from services.store.records import MessageState, Queue, StoreCounts, SubmissionState
 
@@ -24,6 +24,7 @@ log = logger("api")
 
 # Around the promise of 50 ms for a submission, out to a large upload.
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
+_POOL_WITHIN_S = 60.0  # a host that was silent for longer is left out
 _MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 
 
@@ -79,7 +80,7 @@ class _StoreCounts(Collector):
         """The store's counts as they are now; only `assay_store_up` where it does not answer."""
         up = GaugeMetricFamily("assay_store_up", "1 where the database answers.")
         try:
-            counts = self.counts()
+            counts, pools = self.counts(), self._store.pools(_POOL_WITHIN_S)
         except StoreUnavailable:
             up.add_metric([], 0)
             yield up
@@ -87,6 +88,7 @@ class _StoreCounts(Collector):
         up.add_metric([], 1)
         yield up
         yield from _families(counts)
+        yield _containers(pools)
 
     def counts(self) -> StoreCounts:
         """The counts, asked for at most every so often: they read whole indexes."""
@@ -117,6 +119,21 @@ def _families(counts: StoreCounts) -> Iterator[Metric]:
         messages.add_metric([kind], counts.messages.get(kind, 0))
     yield messages
     yield GaugeMetricFamily("assay_outbox_pending", "Hints not yet on the queue.", value=counts.outbox_pending)
+
+
+def _containers(pools: Iterable[Pool]) -> Metric:
+    told = GaugeMetricFamily(
+        "assay_pool_containers", "Containers of the pools that tell of themselves.", labels=("host", "state")
+    )
+    for pool in pools:
+        for state, number in (
+            ("warm", pool.warm),
+            ("warming", pool.warming),
+            ("grading", pool.busy),
+            ("wanted", pool.target),
+        ):
+            told.add_metric([pool.host, state], number)
+    return told
 
 
 def begin_request() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from services.store import Pool
 from tests.services.api.conftest import PROGRAM, Api, problem
 
 HIDDEN = ("solution.py", "guide.toml", "judge.py", "probes.py", "mutations.py", "manifest.toml")
@@ -124,6 +125,7 @@ class TestMachinery:
         api.grade(api.submit("fixed=3"))
         api.submit()
         api.kill(api.submit())
+        api.store.note_pool(Pool("grader-7", warm=3, warming=1, target=4, busy=2, served=9, served_warm=8))
         problem(api("GET", "//metrics", key=None), 401)
         problem(api("GET", "//metrics", key=api.key("submit")), 403)
         families = {one.name: one for one in text_string_to_metric_families(api("GET", "//metrics").text)}
@@ -132,6 +134,8 @@ class TestMachinery:
         }
         assert states["interactive", "graded"] == states["interactive", "queued"] == 1
         assert states["interactive", "dead"] == 1
+        pool = {one.labels["state"]: one.value for one in families["assay_pool_containers"].samples}
+        assert pool == {"warm": 3, "warming": 1, "grading": 2, "wanted": 4}
         verdicts = {one.labels["verdict"]: one.value for one in families["assay_verdicts"].samples}
         assert (verdicts["fixed"], verdicts["not_fixed"]) == (3, 5)
         for name in ("assay_oldest_waiting_seconds", "assay_webhook_messages", "assay_http_request_seconds"):
