@@ -119,6 +119,9 @@ def test_killed_in_the_middle_it_leaves_nothing_and_loses_nothing(served: Served
 def test_it_stops_when_told_and_lets_a_grading_finish(served: Served) -> None:
     """Afterwards nothing is left, and the next start goes on."""
     client = served.client()
+    # The first grading of all has the controls graded before it, which may take longer than a stop waits.
+    first = client.submit(kinds()["syntax"].source + "# first\n", "e2e-first")
+    until(lambda: state_of(served, first) == "invalid", GRADE_S, "the first grading, with the controls")
     one = client.submit(kinds()["syntax"].source + "# last\n", "e2e-last")
     until(lambda: state_of(served, one) in ("running", "invalid"), GRADE_S, "the grading")
 
