@@ -279,8 +279,13 @@ def forget(session: Session, submission_id: str, now_us: int) -> None:
     session.execute(links.values(revoked_us=now_us))
 
 
+def as_counted(words: str) -> str:
+    """What a person typed, as it is kept: a browser counts a line's end once and sends two characters."""
+    return clean(words).replace("\r\n", "\n").strip()
+
+
 def _text(words: str, what: str) -> str:
-    text = clean(words).replace("\r\n", "\n").strip()  # a browser counts a line's end once and sends two characters
+    text = as_counted(words)
     if not text or len(text) > LONGEST_TEXT:
         raise ValueError(f"{what} has 1 to {LONGEST_TEXT:,} characters")
     return text

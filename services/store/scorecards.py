@@ -14,8 +14,8 @@ from services.store.errors import Conflict
 from services.store.ids import new_id
 from services.store.part import Part
 from services.store.people import record_of
-from services.store.reviews import LONGEST_TEXT, reviewable
-from services.store.tables import Id, Table, Time, Words, clean
+from services.store.reviews import LONGEST_TEXT, as_counted, reviewable
+from services.store.tables import Id, Table, Time, Words
 
 Mark = Literal["strong", "medium", "weak"]
 MARKS: tuple[Mark, ...] = ("strong", "medium", "weak")
@@ -80,8 +80,8 @@ class ScorecardPart(Part):
         Raises NotFound; ValueError for unknown marks, texts that are too long, or handing in without a mark and a
         recommendation; Conflict once it is handed in or the submission is erased.
         """
-        kept = {name: _plain(text) for name, text in comments.items() if text.strip()}
-        words = _plain(summary)
+        kept = {name: as_counted(text) for name, text in comments.items() if text.strip()}
+        words = as_counted(summary)
         _check(marks, kept, words, recommendation, hand_in)
         with self._database.write() as session:
             now_us = self._clock()
@@ -131,10 +131,6 @@ class ScorecardPart(Part):
 def forget(session: Session, submission_id: str) -> None:
     """Remove what was thought of an erased candidate."""
     session.execute(delete(ScorecardRow).where(ScorecardRow.submission_id == submission_id))
-
-
-def _plain(text: str) -> str:
-    return clean(text).replace("\r\n", "\n").strip()
 
 
 def _mine(submission_id: str, user_id: str) -> Any:
