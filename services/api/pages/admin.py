@@ -14,7 +14,7 @@ from services.api.models import EndpointGiven
 from services.api.pages import gate
 from services.api.pages.desk import ADMINS, Desk, Entry
 from services.api.pages.listing import next_link
-from services.api.pages.text import who
+from services.api.pages.text import sentence, who
 from services.api.problems import ApiProblem
 from services.api.service import here
 from services.store import (
@@ -89,13 +89,8 @@ def create_user() -> str | tuple[str, int]:
     try:
         made = here().store.create_user(email, name, role, password, actor=gate.person().id)
     except ValueError as error:
-        return _users(wrong=_sentence(error)), 422
+        return _users(wrong=sentence(error)), 422
     return _users(made=made, password=password)
-
-
-def _sentence(error: Exception) -> str:
-    words = str(error)
-    return f"{words[:1].upper()}{words[1:]}."
 
 
 @desk.page("POST", "/admin/users/<user_id>", roles=ADMINS)
@@ -203,7 +198,7 @@ def create_receiver() -> str | tuple[str, int]:
     except ValidationError:
         return _receivers(wrong="That is no address of a web page: https://… without blanks."), 422
     except ValueError as error:
-        return _receivers(wrong=_sentence(error)), 422
+        return _receivers(wrong=sentence(error)), 422
     secret = webhooks.new_secret()
     here().store.create_endpoint(given.url, types, secret, actor=gate.person().id)
     return _receivers(secret=secret)

@@ -14,7 +14,7 @@ from grading.guide import Guide, Pick, Question, Topic, load_guide, minutes, pic
 from services.api.pages import cards, changes, gate
 from services.api.pages.desk import READERS, Desk, Entry
 from services.api.pages.submissions import find
-from services.api.pages.text import which, who
+from services.api.pages.text import sentence, which, who
 from services.api.problems import ApiProblem
 from services.api.service import here
 from services.store import LONGEST_TEXT, MARKS, RECOMMENDATIONS, Submission
@@ -105,12 +105,11 @@ def keep(submission_id: str) -> Response | tuple[str, int]:
         if hand_in:
             keep_it(hand_in=True)
     except ValueError as error:
-        words = str(error)
         after = (
             "What you wrote is kept as a draft." if kept else "Nothing is kept yet; it stands below as you wrote it."
         )
         written = None if kept else {"marks": marks, "comments": comments, "summary": form.get("summary", "")}
-        return _sheet(submission, f"{words[:1].upper()}{words[1:]}. {after}", written), 422
+        return _sheet(submission, f"{sentence(error)} {after}", written), 422
     said = "handed_in" if hand_in else "drafted"
     return redirect(url_for("interview.sheet", submission_id=submission.id, said=said), 303)
 

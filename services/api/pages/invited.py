@@ -19,7 +19,7 @@ from services.api.observe import log
 from services.api.pages import charts
 from services.api.pages.brief import as_html
 from services.api.pages.desk import Desk
-from services.api.pages.text import duration
+from services.api.pages.text import duration, sentence
 from services.api.problems import ApiProblem
 from services.api.service import here
 from services.render import inert
@@ -166,7 +166,7 @@ def start(token: str) -> Page:
     try:
         here().store.start_invitation(_open(token).id)
     except Conflict as conflict:
-        return _shown(token, _sentence(conflict), 409)
+        return _shown(token, sentence(conflict), 409)
     return redirect(url_for("invited.take", token=token), 303)
 
 
@@ -181,7 +181,7 @@ def check(token: str) -> Page:
     except ApiProblem as trouble:
         return _shown(token, trouble.detail, trouble.status)
     except Conflict as conflict:
-        return _shown(token, _sentence(conflict), 409)
+        return _shown(token, sentence(conflict), 409)
     log.info("check taken", invitation=invitation.id, check=made.id, bytes=len(program.source))
     return redirect(f"{url_for('invited.take', token=token)}#checks", 303)
 
@@ -215,7 +215,7 @@ def hand_in(token: str) -> Page:
     except ApiProblem as trouble:
         return _shown(token, trouble.detail, trouble.status)
     except Conflict as conflict:
-        return _shown(token, _sentence(conflict), 409)
+        return _shown(token, sentence(conflict), 409)
     log.info("handed in", invitation=invitation.id, submission=made.id, bytes=len(source))
     return redirect(url_for("invited.take", token=token), 303)
 
@@ -228,11 +228,6 @@ def _chosen(invitation: Invitation) -> tuple[str, bytes]:
         return _checked(invitation, check_id).file_name, source
     program = uploads.chosen_program()
     return program.file_name, program.source
-
-
-def _sentence(error: Exception) -> str:
-    words = str(error)
-    return f"{words[:1].upper()}{words[1:]}."
 
 
 # --- after handing in ----------------------------------------------------------------------

@@ -131,7 +131,7 @@ def _answer_with_pages(desk: Desk) -> None:
     desk.register_error_handler(ApiProblem, lambda error: _page(error.status, error.detail, error.headers))
     desk.register_error_handler(HTTPException, _of_http)
     desk.register_error_handler(NotFound, lambda error: _page(404, "There is no such thing, or not any more."))
-    desk.register_error_handler(Conflict, lambda error: _page(409, _in_words(error)))
+    desk.register_error_handler(Conflict, lambda error: _page(409, text.sentence(error)))
     desk.register_error_handler(BadCursor, lambda error: _page(404, "This page of the list is not there."))
     desk.register_error_handler(StoreUnavailable, _of_store)
     desk.register_error_handler(Busy, lambda error: _page(503, _BUSY, _SOON))
@@ -169,11 +169,6 @@ def _page(status: int, words: str, headers: dict[str, str] | None = None) -> Res
     )
     response.headers.update(headers or {})
     return response
-
-
-def _in_words(error: Exception) -> str:
-    words = str(error)
-    return f"{words[:1].upper()}{words[1:]}."
 
 
 def _of_http(error: HTTPException) -> AnyResponse:

@@ -15,7 +15,7 @@ from services.api.pages import cards, charts, gate, pdf, review
 from services.api.pages import changes as differences
 from services.api.pages.cohorts import manifest_of
 from services.api.pages.desk import READERS, RECRUITERS, Desk, desks
-from services.api.pages.text import which, who
+from services.api.pages.text import sentence, which, who
 from services.api.problems import ApiProblem
 from services.api.service import here
 from services.store import DECISIONS, RULINGS, Submission, SubmissionFilters, User
@@ -262,8 +262,7 @@ def rule(submission_id: str) -> AnyResponse | tuple[str, int]:
 
 def _refused(submission_id: str, error: ValueError) -> tuple[str, int]:
     """The page again, with the reason and what was typed still in its field."""
-    words = str(error)
-    return _report_page(find(submission_id), wrong=f"{words[:1].upper()}{words[1:]}.", typed=request.form), 422
+    return _report_page(find(submission_id), wrong=sentence(error), typed=request.form), 422
 
 
 @desk.page("POST", "/submissions/<submission_id>/regrade", roles=RECRUITERS)

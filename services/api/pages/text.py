@@ -109,6 +109,12 @@ def paragraph(text: str, longest: int = 10_000) -> str:
     return "\n".join(still(line, longest) for line in text[:longest].replace("\r\n", "\n").split("\n"))
 
 
+def sentence(error: Exception) -> str:
+    """What an error says, as a sentence."""
+    words = str(error)
+    return f"{words[:1].upper()}{words[1:]}."
+
+
 def code_name(submission_id: str) -> str:
     """What a candidate is called while names are hidden."""
     return f"Candidate {submission_id[-5:].upper()}"
