@@ -69,7 +69,7 @@ def make_app(settings: Settings) -> Celery:
         task_queues=[CeleryQueue(name) for name in QUEUES],
         task_default_queue="interactive",
         task_create_missing_queues=False,
-        task_acks_late=True,
+        task_acks_late=True,  # with a prefetch of one: no hint waits behind a grading while another worker is idle
         task_acks_on_failure_or_timeout=True,  # the store retries, not the queue
         worker_prefetch_multiplier=1,
         worker_enable_remote_control=False,
@@ -84,8 +84,10 @@ def make_app(settings: Settings) -> Celery:
         broker_connection_timeout=settings.broker_timeout_s,
         broker_pool_limit=2,
         broker_transport_options={
-            # A hint that its worker holds must not be given to another while it may still be good.
-            "visibility_timeout": int(2 * (settings.grade_limit_s + settings.worker_sandbox_wait_s)) + 1,
+            # No books in Redis of who holds which hint. What a dead worker held the store brings back, and an
+            # acknowledgement that fails for want of Redis would leave its worker waiting for ever: it counts as
+            # held, so nothing is fetched, so the lost connection is not noticed.
+            "ack_emulation": False,
             "socket_timeout": settings.broker_timeout_s,
             "socket_connect_timeout": settings.broker_timeout_s,
             "socket_keepalive": True,
