@@ -279,6 +279,8 @@ def _timing(plan: Plan, run: RunResult, judge_s: float, total_s: float, queue_s:
         total_s=total_s,
         cpu_s=run.timing.cpu_s,
         peak_memory_bytes=run.peak_memory_bytes or max((s.peak_memory_bytes for s in run.steps), default=0),
+        gpu_s=run.gpu.time_s if run.gpu is not None else None,
+        gpu_peak_memory_bytes=run.gpu.peak_memory_bytes if run.gpu is not None else None,
         steps=tuple(
             StepTiming(
                 name=s.name,

@@ -114,7 +114,13 @@ class Timing(_Frozen):
     total_s: float
     cpu_s: float = Field(description="CPU seconds of everything inside the sandbox.")
     peak_memory_bytes: int
-    gpu_s: float | None = Field(default=None, description="GPU time; None where no GPU was present.")
+    gpu_s: float | None = Field(
+        default=None,
+        description="Seconds with a kernel running, as the host's driver tells; None without a GPU or its word.",
+    )
+    gpu_peak_memory_bytes: int | None = Field(
+        default=None, description="Most GPU memory in use, CUDA's own included; None as above."
+    )
     steps: tuple[StepTiming, ...]
 
 

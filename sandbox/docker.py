@@ -47,6 +47,7 @@ import docker.errors
 import requests
 from docker.utils import kwargs_from_env
 
+from sandbox.gpu import Meter
 from sandbox.image.build import image_tag
 from sandbox.ownership import LABEL_OWNER, NO_SEAT, is_abandoned, this_process
 from sandbox.protocol import AgentLost, Conversation, Done, ProtocolError, Ready, check_job
@@ -306,8 +307,10 @@ class WarmContainer:
         failure: Exception | None = None
         done = Done()
         result_needs_state = True
+        meter = Meter(self._gpu) if self._gpu != NO_GPU else None
         try:
-            done = self._conversation.run(job, listener)
+            with meter or contextlib.nullcontext():
+                done = self._conversation.run(job, listener)
             result_needs_state = self.ready.memory_limit_bytes is None
         except (ProtocolError, OSError) as error:
             failure = error
@@ -336,6 +339,7 @@ class WarmContainer:
             self.image_digest,
             self.ready.versions,
             remarks,
+            meter.use() if meter is not None else None,
         )
 
     def _steps(

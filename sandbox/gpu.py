@@ -14,13 +14,18 @@ more, such as `nvidia-smi --gpu-reset` on a machine whose devices are used for n
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from sandbox.spec import Job, Limits, RunResult, Sandbox, SandboxUnavailable, StepListener
+import pynvml
+
+from sandbox.spec import GpuUse, Job, Limits, RunResult, Sandbox, SandboxUnavailable, StepListener
+
+log = logging.getLogger(__name__)
 
 Scrub = Callable[[str], None]
 
@@ -111,6 +116,78 @@ class Leases:
             if device not in self._quarantined:
                 self._free.append(device)
             self._changed.notify_all()
+
+
+class Meter:
+    """What happens on a device while the block lasts, asked of the driver on the host.
+
+    The sandbox has no part in it, so what runs there cannot forge it. A sample costs microseconds. The
+    driver tells the share of time with a kernel running, over its last period of up to a second: times
+    are as good as that.
+
+    Args:
+        device: a UUID, an index or a CDI name.
+        every_s: between two samples.
+    """
+
+    def __init__(self, device: str, every_s: float = 0.05) -> None:
+        self._device, self._every_s = device.rpartition("=")[2], every_s
+        self._use: GpuUse | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="GPU meter", daemon=True)
+
+    def __enter__(self) -> Meter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def use(self) -> GpuUse | None:
+        """What was seen; None where the driver did not answer. Call it after the block."""
+        return self._use
+
+    def _watch(self) -> None:
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError as error:
+            log.info("no GPU time in reports, the driver does not answer: %s", error)
+            return
+        try:
+            self._sample()
+        except pynvml.NVMLError as error:
+            log.warning("GPU %s could not be measured: %s", self._device, error)
+            self._use = None
+        finally:
+            pynvml.nvmlShutdown()
+
+    def _sample(self) -> None:
+        handle = self._handle()
+        before_bytes = peak_bytes = int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
+        busy_s: float | None = 0.0
+        at = time.monotonic()
+        while not self._stop.wait(self._every_s):
+            peak_bytes = max(peak_bytes, int(pynvml.nvmlDeviceGetMemoryInfo(handle).used))
+            now = time.monotonic()
+            if busy_s is not None and (share := _share_busy(handle)) is not None:
+                busy_s += share * (now - at)
+            else:
+                busy_s = None
+            at = now
+            self._use = GpuUse(busy_s, peak_bytes - before_bytes)
+
+    def _handle(self) -> Any:
+        if self._device.isdecimal():
+            return pynvml.nvmlDeviceGetHandleByIndex(int(self._device))
+        return pynvml.nvmlDeviceGetHandleByUUID(self._device)
+
+
+def _share_busy(handle: Any) -> float | None:
+    try:
+        return float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100.0
+    except pynvml.NVMLError_NotSupported:  # a MIG slice
+        return None
 
 
 class OneUse(Protocol):

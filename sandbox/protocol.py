@@ -137,6 +137,15 @@ class _Fields:
             raise ProtocolError(f"{name} is not a number of seconds")
         return float(value)
 
+    def maybe_seconds(self, name: str) -> float | None:
+        return None if self._header.get(name) is None else self.seconds(name)
+
+    def truth(self, name: str) -> bool:
+        value = self._header.get(name)
+        if not isinstance(value, bool):
+            raise ProtocolError(f"{name} is neither true nor false")
+        return value
+
     def texts(self, name: str) -> tuple[str, ...]:
         value = self._header.get(name)
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
@@ -176,6 +185,7 @@ def encode_job(job: Job, polled_memory_bytes: int | None = None) -> bytes:
                 "wall_time_s": step.wall_time_s,
                 "cpu_time_s": step.cpu_time_s,
                 "unless_hung": step.unless_hung,
+                "sees_gpu": step.sees_gpu,
             }
         )
     limits = {

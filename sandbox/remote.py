@@ -37,6 +37,7 @@ from sandbox.protocol import _Fields as Fields
 from sandbox.spec import (
     Array,
     Frame,
+    GpuUse,
     Job,
     JobRefused,
     Limits,
@@ -50,7 +51,7 @@ from sandbox.spec import (
     StepResult,
 )
 
-VERSION = 1
+VERSION = 2
 CHUNK_BYTES = 1 << 20
 ALIVE_S = 5.0  # how often the runner says that it is still there
 SILENCE_S = 60.0  # of a runner that is to be taken for dead
@@ -115,7 +116,7 @@ def pack_job(job: Job) -> tuple[dict[str, object], bytes]:
         for name, array in step.arrays.items():
             arrays.append({"name": name, "dtype": array.dtype, "shape": list(array.shape), "size": len(array.data)})
             chunks.append(array.data)
-        described = {name: getattr(step, name) for name in ("name", "entry", "wall_time_s", "cpu_time_s")}
+        described = {field.name: getattr(step, field.name) for field in dataclasses.fields(step)}
         steps.append(described | {"params": dict(step.params), "arrays": arrays})
     header: dict[str, object] = {
         "type": "job",
@@ -166,8 +167,16 @@ def _step(item: Fields, cutter: _Cutter) -> Step:
             raise ProtocolError("an array's shape is not a list of whole numbers")
         data = cutter.take(array.whole("size"))
         arrays[array.text("name")] = Array(array.text("dtype"), tuple(shape), data)
-    wall_time_s, cpu_time_s = item.seconds("wall_time_s"), item.seconds("cpu_time_s")
-    return Step(item.text("name"), item.text("entry"), item.mapping("params"), arrays, wall_time_s, cpu_time_s)
+    return Step(
+        item.text("name"),
+        item.text("entry"),
+        item.mapping("params"),
+        arrays,
+        item.seconds("wall_time_s"),
+        item.seconds("cpu_time_s"),
+        item.text("unless_hung"),
+        item.truth("sees_gpu"),
+    )
 
 
 def _limits(asked: Mapping[str, Any], maxima: Limits) -> Limits:
@@ -241,6 +250,7 @@ def pack_result(result: RunResult) -> Iterator[tuple[dict[str, object], bytes]]:
             "image_digest": result.image_digest,
             "versions": dict(result.versions),
             "remarks": list(result.remarks),
+            "gpu": None if result.gpu is None else dataclasses.asdict(result.gpu),
         },
         b"",
     )
@@ -293,7 +303,12 @@ def unpack_done(header: Mapping[str, Any], steps: tuple[StepResult, ...]) -> Run
         fields.text("image_digest"),
         versions,
         fields.texts("remarks"),
+        None if header.get("gpu") is None else _gpu_use(Fields(fields.mapping("gpu"))),
     )
+
+
+def _gpu_use(fields: Fields) -> GpuUse:
+    return GpuUse(fields.maybe_seconds("time_s"), fields.whole("peak_memory_bytes"))
 
 
 # --- the client -----------------------------------------------------------------------
@@ -333,9 +348,8 @@ class RunnerSandbox:
         largest = max(limits.evidence_bytes + limits.output_tail_bytes, 1 << 16)
         with self._connected(largest) as wire:
             send_by = time.monotonic() + SILENCE_S
-            wire.send({"type": "hello", "version": VERSION, "client": self._client}, deadline=send_by)
-            # Refused before it was read whole? The runner then says why.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            with _refusal_is_read():
+                self._greet(wire, send_by)
                 wire.send(header, payload, deadline=send_by)
             return self._result(wire, job, listener, deadline)
 
@@ -377,10 +391,14 @@ class RunnerSandbox:
         """What the runner is doing, as JSON values. Raises SandboxUnavailable."""
         with self._connected(1 << 20) as wire:
             deadline = time.monotonic() + CONNECT_S
-            wire.send({"type": "hello", "version": VERSION, "client": self._client}, deadline=deadline)
-            wire.send({"type": "status"}, deadline=deadline)
+            with _refusal_is_read():
+                self._greet(wire, deadline)
+                wire.send({"type": "status"}, deadline=deadline)
             header, _ = self._answer(wire, time.monotonic() + 2 * CONNECT_S)
             return Fields(header).mapping("status")
+
+    def _greet(self, wire: Wire, deadline: float) -> None:
+        wire.send({"type": "hello", "version": VERSION, "client": self._client}, deadline=deadline)
 
     def cannot_hold(self) -> tuple[str, ...]:
         """What the runner's Engine and kernel cannot promise."""
@@ -415,6 +433,11 @@ class RunnerSandbox:
                 raise
             except (ProtocolError, OSError) as error:
                 raise SandboxUnavailable(f"the runner at {self._path} failed: {error}") from error
+
+
+def _refusal_is_read() -> contextlib.AbstractContextManager[None]:
+    """For sending: where the runner hung up before it had read all, it said why, and that can still be read."""
+    return contextlib.suppress(BrokenPipeError, ConnectionResetError)
 
 
 def _connect(connection: socket.socket, path: str) -> None:

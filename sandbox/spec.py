@@ -90,6 +90,7 @@ class Step:
     wall_time_s: float = 20.0
     cpu_time_s: float = 15.0
     unless_hung: str = ""  # not run where the step of this name ran into its time limit without a frame
+    sees_gpu: bool = False  # whether CUDA shows it the sandbox's device, where there is one
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,14 @@ class RunTiming:
 
 
 @dataclass(frozen=True)
+class GpuUse:
+    """What a job did on its sandbox's device, read from the driver outside the sandbox."""
+
+    time_s: float | None  # during which a kernel ran; None where the driver does not tell, as on a MIG slice
+    peak_memory_bytes: int  # over what was in use before: CUDA's contexts count
+
+
+@dataclass(frozen=True)
 class RunResult:
     """What one job gave."""
 
@@ -160,6 +169,7 @@ class RunResult:
     image_digest: str = ""  # "" for the process sandbox
     versions: Mapping[str, str] = field(default_factory=dict)  # python, torch, numpy inside
     remarks: tuple[str, ...] = ()
+    gpu: GpuUse | None = None  # None without a device of its own, or where the host's driver does not tell
 
     def step(self, name: str) -> StepResult | None:
         """The result of the step called `name`, or None where it was not asked for."""

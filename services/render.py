@@ -192,6 +192,8 @@ def timing_line(timing: Timing) -> str:
     )
     split = ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts)
     gpu = "" if timing.gpu_s is None else f", GPU {timing.gpu_s:.1f} s"
+    if timing.gpu_peak_memory_bytes is not None:
+        gpu += f", GPU memory {timing.gpu_peak_memory_bytes / (1 << 20):.0f} MiB"
     memory = f"{timing.peak_memory_bytes / (1 << 20):.0f} MiB"
     return f"{timing.total_s:.1f} s ({split}), CPU {timing.cpu_s:.1f} s{gpu}, peak {memory}"
 

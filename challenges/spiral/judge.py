@@ -64,6 +64,9 @@ MODULES = (
 
 F, N, Q = Verdict.FIXED, Verdict.NOT_FIXED, Verdict.INCONCLUSIVE
 VALUE, MEASURED, OBSERVED = EvidenceKind.VALUE, EvidenceKind.MEASUREMENT, EvidenceKind.OBSERVATION
+REAL_GPU = "its own run on a real GPU"
+ACCELERATORS = ("cuda", "xpu", "mps")
+CUDA_CONTEXT_BYTES = 100 << 20  # less than any program on the GPU holds: CUDA itself takes several hundred
 RUN, MINI, CALLS, GHOST = "its own run", "a short run of its main()", "single calls of its functions", "a pretended GPU"
 DIRECT, LOADER = "calls of its functions with its own model", "two readings of its training loader"
 
@@ -119,6 +122,7 @@ def plan(secrets: Secrets, manifest: Manifest) -> Plan:
                 {"held_out_x": pack(held_out_x), "expected_val_x": pack(expected_x)},
                 wall_time_s=run.wall_time_s,
                 cpu_time_s=run.cpu_time_s,
+                sees_gpu=True,  # the probes hand tensors of the CPU to functions that would look for the GPU
             ),
         ),
     )
@@ -175,7 +179,7 @@ def judge(secrets: Secrets, manifest: Manifest, run: RunResult) -> Judgement:
             _graph_run(mini, MINI),
             *_worse_first(_graph_run(direct, DIRECT), _graph_call(secrets, seen)),
         ],
-        "device": [_device(seen)],
+        "device": [_fails_without_gpu(seen), _device_run(seen), _device(seen)],
         "shuffle": _first_conclusive(_shuffle(real, RUN), _shuffle(mini, MINI)) or [_shuffle_loader(seen)],
         "lr": _first_conclusive(_rate(real, RUN), _rate(mini, MINI)) or [_rate_made(real)],
     }
@@ -620,13 +624,10 @@ def _mean(tables: Sequence[dict[Any, tuple[float, float]]], modes: Sequence[Any]
 
 def _device(seen: SeenRun) -> Sight | None:
     """Does the model train on the accelerator where there is one, and on the CPU where there is none?"""
-    runs = {bool(r.get("available")): r for r in reversed(seen.log("ghost").all("ghost.run"))}
-    with_gpu, without = runs.get(True), runs.get(False)
+    with_gpu, without = _pretended(seen)
     if with_gpu is None or without is None:
         return None
     on_gpu, on_cpu = _trained_on(with_gpu), _trained_on(without)
-    if on_gpu not in (None, "cpu") and on_cpu is None and without.get("error"):
-        return Sight(N, f"it insists on {on_gpu}, and fails where there is none", OBSERVED, GHOST)
     if on_gpu is None:
         wanted = bool(with_gpu.get("requests"))
         if on_cpu is None and wanted and not without.get("requests"):
@@ -644,6 +645,49 @@ def _device(seen: SeenRun) -> Sight | None:
     return Sight(
         F, "the model trains on the GPU where there is one, and on the CPU where there is none", OBSERVED, GHOST
     )
+
+
+def _fails_without_gpu(seen: SeenRun) -> Sight | None:
+    """Does it insist on an accelerator? Asked of the pretended machines, wherever its own run was."""
+    with_gpu, without = _pretended(seen)
+    if with_gpu is None or without is None:
+        return None
+    on_gpu = _trained_on(with_gpu)
+    if on_gpu in (None, "cpu") or _trained_on(without) is not None or not without.get("error"):
+        return None
+    return Sight(N, f"it insists on {on_gpu}, and fails where there is none", OBSERVED, GHOST)
+
+
+def _device_run(seen: SeenRun) -> Sight | None:
+    """Where did its own run train, on a sandbox with a real GPU? None on one without."""
+    summary = seen.log("real").first("real.summary")
+    if summary is None or not summary.get("accelerator"):
+        return None
+    on_gpu, on_cpu = _passes_on_gpu(seen), _passes_on(seen, "cpu")
+    total = on_gpu + on_cpu
+    if total <= 0:
+        return None
+    if on_cpu <= 0.02 * total:
+        return Sight(F, "its own run trained on the GPU of the sandbox", OBSERVED, REAL_GPU)
+    share = "its own run" if on_cpu == total else f"{on_cpu / total:.0%} of its own run's training passes"
+    return Sight(N, f"{share} stayed on the CPU of a sandbox with a GPU", OBSERVED, REAL_GPU)
+
+
+def _passes_on_gpu(seen: SeenRun) -> int:
+    return sum(_passes_on(seen, kind) for kind in ACCELERATORS)
+
+
+def _passes_on(seen: SeenRun, kind: str) -> int:
+    """How many training passes of its own run were computed on a device of this kind."""
+    summary = seen.log("real").first("real.summary")
+    told = summary.get("trained_on") if summary is not None else None
+    return max(0, integer(told.get(kind))) if isinstance(told, dict) else 0
+
+
+def _pretended(seen: SeenRun) -> tuple[Any, Any]:
+    """What it did where CUDA seemed to be there, and where it did not."""
+    runs = {bool(r.get("available")): r for r in reversed(seen.log("ghost").all("ghost.run"))}
+    return runs.get(True), runs.get(False)
 
 
 def _trained_on(record: Any) -> str | None:
@@ -865,6 +909,9 @@ def _doubts(seen: SeenRun) -> list[str]:
         complete = all(any(log.all(name) for name in names) for names in ALWAYS.get(step.name, ()))
         if step.status is RunStatus.OK and not (complete and log.all(f"{step.name}.integrity")):
             found.append(f"step {step.name} was ended from inside before its evidence was complete")
+    on_gpu, used = _passes_on_gpu(seen), seen.run.gpu
+    if on_gpu and used is not None and used.peak_memory_bytes < CUDA_CONTEXT_BYTES:
+        found.append("it says to have trained on the GPU, and the GPU's driver knows nothing of it")
     return list(dict.fromkeys(found))
 
 

@@ -45,6 +45,7 @@ _COUNTS_ITS_STEPS = (
 
 _requires_grad = torch.Tensor.requires_grad.__get__  # type: ignore[attr-defined]
 _grad_fn = torch.Tensor.grad_fn.__get__  # type: ignore[union-attr]
+_count_devices = getattr(torch._C, "_cuda_getDeviceCount", None)  # what programs replace is above it
 
 
 class StopProbe(BaseException):
@@ -121,6 +122,7 @@ class Recorder:
         self.max_past_epochs_alive = 0
         self.epoch = 0
         self.bonus: dict[str, int] = {}
+        self.trained_on: dict[str, int] = {}  # by kind of device: training passes
         self.schedulers: list[Any] = []
         self.trained_model: nn.Module | None = None
         self.snapshots: list[dict[str, torch.Tensor]] = []
@@ -438,6 +440,8 @@ class Recorder:
         graph = _has_graph(tensor) or self.saved > 0
         self.saved = 0
         if graph and self.context != "validate":
+            kind = _kind_of_device(module, tensor)
+            self.trained_on[kind] = self.trained_on.get(kind, 0) + 1
             self._begin_training_forward(module)
         layers = [m for m in self.parts if isinstance(m, MODE_LAYERS)]
         row = [
@@ -863,6 +867,8 @@ class Recorder:
                 "epochs": self.epoch,
                 "stopped": self.stopped,
                 "models": len(self.models),
+                "trained_on": dict(self.trained_on),
+                "accelerator": _has_accelerator(),
                 "updates_between": ledger.updates_between if ledger else 0,
                 "dirty_at_backward": ledger.dirty_at_backward if ledger else 0,
                 "grad_enabled_after": torch.is_grad_enabled(),
@@ -943,6 +949,16 @@ def _edge_parameter(module: nn.Module, last: bool) -> torch.Tensor | None:
         if found is not None:
             return found
     return own[-1] if own else None
+
+
+def _kind_of_device(module: nn.Module, output: torch.Tensor) -> str:
+    """Where a pass was computed: the accelerator's kind where both weights and output are on one, else the CPU."""
+    weights = next(module.parameters(), output)
+    return output.device.type if weights.device.type == output.device.type else "cpu"
+
+
+def _has_accelerator() -> bool:
+    return _count_devices is not None and _count_devices() > 0
 
 
 def _has_parameters(module: nn.Module) -> bool:

@@ -253,6 +253,7 @@ class Step:
     wall_time_s: float
     cpu_time_s: float
     unless_hung: str
+    sees_gpu: bool
 
 
 @dataclass(frozen=True)
@@ -319,6 +320,7 @@ def parse_job(header: Json, payload: bytes, stock: Modules) -> Job:
                 step["wall_time_s"],
                 step["cpu_time_s"],
                 step["unless_hung"],
+                step["sees_gpu"],
             )
         )
     return Job(submission, modules, steps, header["limits"])
@@ -519,11 +521,15 @@ def put_away(stock: Modules) -> None:
         del sys.modules[name]
 
 
-def prepare_interpreter(modules: Mapping[str, tuple[types.CodeType, str]], gpu_memory_bytes: int = 0) -> None:
+def prepare_interpreter(
+    modules: Mapping[str, tuple[types.CodeType, str]], sees_gpu: bool = False, gpu_memory_bytes: int = 0
+) -> None:
     """Make the forked interpreter look like one that was started for the submission."""
     import torch
 
-    if gpu_memory_bytes and torch.version.cuda is not None and torch.cuda.is_available():
+    if torch.version.cuda is not None and not sees_gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # read when CUDA is first asked for, which nobody did before the fork
+    elif gpu_memory_bytes and torch.version.cuda is not None and torch.cuda.is_available():
         total_bytes = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, gpu_memory_bytes / total_bytes))
 
@@ -546,7 +552,7 @@ def step_process(step: Step, job: Job, stock: Modules, submission_path: str, evi
     try:
         if dict(job.modules) != stock:
             put_away(stock)
-        prepare_interpreter(job.modules, int(job.limits.get("gpu_memory_bytes") or 0))
+        prepare_interpreter(job.modules, step.sees_gpu, int(job.limits.get("gpu_memory_bytes") or 0))
         context = Context(step, submission_path, job.submission, make_emit(evidence_fd))
         module_name, _, function_name = step.entry.partition(":")
         getattr(importlib.import_module(module_name), function_name)(context)

@@ -16,7 +16,7 @@ from challenges.spiral import data, judge
 from grading.challenge import CHALLENGES_ROOT, load_challenge
 from grading.evidence import EvidenceLog, Record
 from grading.judgement import Secrets, SeenRun
-from sandbox.spec import RunResult, RunTiming
+from sandbox.spec import GpuUse, RunResult, RunTiming
 
 SEEDS = ("0", "a-seed", "ffee00112233")
 Loss = Callable[[np.ndarray, int], float]  # of one row's final scores and its label
@@ -283,3 +283,54 @@ def test_nothing_secret_is_in_the_plan() -> None:
     assert secrets.seed.encode() not in crossing
     assert judge.held_out_rows(secrets)[1].tobytes() not in crossing
     assert not {"challenges.spiral.judge", "challenges.spiral.mutations", "challenges.spiral.data"} & set(plan.modules)
+
+
+# --- bug 6 on a real GPU ----------------------------------------------------------------
+
+
+def on_a_gpu(
+    trained_on: object, *, there: bool = True, insists: bool = False, peak_memory_bytes: int | None = 1 << 30
+) -> SeenRun:
+    """A run whose own training passes were computed there; the pretended GPU saw it train on the CPU, or insist."""
+    ghosts = (
+        Record("ghost.run", {"available": True, "seen": [{"graph": True, "model": "cuda" if insists else "cpu"}]}, {}),
+        Record("ghost.run", {"available": False, "error": "no CUDA" if insists else ""}, {}),
+    )
+    real = Record("real.summary", {"accelerator": there, "trained_on": trained_on}, {})
+    use = None if peak_memory_bytes is None else GpuUse(1.0, peak_memory_bytes)
+    run = RunResult(steps=(), timing=RunTiming(), sandbox="none", gpu=use)
+    return SeenRun(run, {"ghost": EvidenceLog(ghosts), "real": EvidenceLog((real,))})
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "verdict"),
+    [
+        ({"cuda": 640}, "fixed"),
+        ({"cuda": 640, "cpu": 3}, "fixed"),
+        ({"cpu": 640}, "not_fixed"),
+        ({"cuda": 320, "cpu": 320}, "not_fixed"),
+        ({"meta": 640}, None),
+        ({"cuda": "many"}, None),
+        ("cuda", None),
+        ({}, None),
+    ],
+)
+def test_where_its_own_run_trained_is_read_off_a_real_gpu(trained_on: object, verdict: str | None) -> None:
+    sight = judge._device_run(on_a_gpu(trained_on))
+    assert (sight.verdict.value if sight is not None else None) == verdict
+
+
+def test_without_a_gpu_the_own_run_says_nothing_of_it() -> None:
+    assert judge._device_run(on_a_gpu({"cpu": 640}, there=False)) is None
+
+
+def test_who_insists_on_a_gpu_fails_wherever_it_is_graded() -> None:
+    sight = judge._fails_without_gpu(on_a_gpu({"cuda": 640}, insists=True))
+    assert sight is not None and sight.verdict.value == "not_fixed"
+    assert judge._fails_without_gpu(on_a_gpu({"cuda": 640})) is None
+
+
+@pytest.mark.parametrize(("peak", "doubted"), [(600 << 20, False), (0, True), (None, False)])
+def test_work_on_a_gpu_that_its_driver_knows_nothing_of_is_no_work(peak: int | None, doubted: bool) -> None:
+    assert bool(judge._doubts(on_a_gpu({"cuda": 640}, peak_memory_bytes=peak))) is doubted
+    assert not judge._doubts(on_a_gpu({"cpu": 640}, peak_memory_bytes=0))

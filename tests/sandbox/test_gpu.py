@@ -5,13 +5,84 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from sandbox.gpu import GpuSandbox, Leases
-from sandbox.spec import Job, Limits, RunResult, RunTiming, SandboxUnavailable, StepListener
+from sandbox.gpu import GpuSandbox, Leases, Meter
+from sandbox.spec import GpuUse, Job, Limits, RunResult, RunTiming, SandboxUnavailable, StepListener
 from sandbox.template import NO_GPU, container_config, host_config, missing_limits
+
+# --- what a job did on its device ------------------------------------------------------
+
+
+class FakeDriver:
+    """As much of NVML as a meter uses."""
+
+    NVMLError = type("NVMLError", (Exception,), {})
+    NVMLError_NotSupported = type("NVMLError_NotSupported", (NVMLError,), {})
+
+    def __init__(self, used_bytes: list[int], share: int | None = 50, answers: bool = True) -> None:
+        self.used_bytes, self.share, self.answers = used_bytes, share, answers
+        self.asked: list[object] = []
+        self.inits = 0
+
+    def nvmlInit(self) -> None:
+        if not self.answers:
+            raise self.NVMLError("Driver Not Loaded")
+        self.inits += 1
+
+    def nvmlShutdown(self) -> None:
+        self.inits -= 1
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> object:
+        self.asked.append(index)
+        return index
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> object:
+        self.asked.append(uuid)
+        return uuid
+
+    def nvmlDeviceGetMemoryInfo(self, handle: object) -> SimpleNamespace:
+        assert handle in self.asked
+        return SimpleNamespace(used=self.used_bytes.pop(0) if len(self.used_bytes) > 1 else self.used_bytes[0])
+
+    def nvmlDeviceGetUtilizationRates(self, handle: object) -> SimpleNamespace:
+        if self.share is None:
+            raise self.NVMLError_NotSupported("N/A")
+        return SimpleNamespace(gpu=self.share)
+
+
+def metered(monkeypatch: pytest.MonkeyPatch, driver: FakeDriver, device: str = "GPU-a") -> GpuUse | None:
+    """What a meter tells of about a quarter of a second."""
+    monkeypatch.setattr("sandbox.gpu.pynvml", driver)
+    with Meter(device, every_s=0.005) as meter:
+        time.sleep(0.25)
+    assert driver.inits == 0
+    return meter.use()
+
+
+def test_a_meter_tells_busy_time_and_the_peak_over_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    use = metered(monkeypatch, FakeDriver([1000, 1000, 5000, 2000]))
+    assert use is not None and use.time_s is not None
+    assert use.peak_memory_bytes == 4000
+    assert 0.05 < use.time_s < 0.5 * 10  # half of the time that it lasted, however slow this machine is
+
+
+@pytest.mark.parametrize(
+    ("device", "asked"), [("3", 3), ("GPU-a", "GPU-a"), ("nvidia.com/gpu=0", 0), ("nvidia.com/gpu=GPU-b", "GPU-b")]
+)
+def test_a_meter_finds_its_device(monkeypatch: pytest.MonkeyPatch, device: str, asked: object) -> None:
+    driver = FakeDriver([0])
+    assert metered(monkeypatch, driver, device) is not None
+    assert driver.asked == [asked]
+
+
+def test_a_slice_has_no_time_and_a_silent_driver_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert metered(monkeypatch, FakeDriver([10, 30], share=None)) == GpuUse(None, 20)
+    assert metered(monkeypatch, FakeDriver([0], answers=False)) is None
+
 
 # --- leases ---------------------------------------------------------------------------
 

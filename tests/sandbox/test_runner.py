@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import socket
@@ -38,6 +39,7 @@ from sandbox.runner import (
 from sandbox.spec import (
     Array,
     Frame,
+    GpuUse,
     Job,
     JobRefused,
     Limits,
@@ -59,9 +61,8 @@ HELLO = pack_frame({"type": "hello", "version": VERSION, "client": "test"})
 def a_job(label: str = "x", limits: Limits | None = None) -> Job:
     array = Array("<f4", (2, 1), b"\0" * 8)
     step = Step("s", "p.q:f", {"n": [1, None, "é"]}, {"x": array}, 5.0, 4.0)
-    return Job(
-        b"sub\0mission", {"p.q": b"def f(c): pass\n"}, (step, replace(step, name="t")), limits or Limits(), label
-    )
+    after = replace(step, name="t", unless_hung="s", sees_gpu=True)
+    return Job(b"sub\0mission", {"p.q": b"def f(c): pass\n"}, (step, after), limits or Limits(), label)
 
 
 def a_result(job: Job) -> RunResult:
@@ -70,7 +71,8 @@ def a_result(job: Job) -> RunResult:
         StepResult(step.name, RunStatus.SIGNALED, None, 9, 1.5, 0.5, 7, 3, frames, b"tail\xff", 5, ("odd",))
         for step in job.steps
     )
-    return RunResult(steps, RunTiming(0.1, 0.2, 0.3, 0.4, 0.5, 0.6), "docker", 8, "sha256:0", {"torch": "2"}, ("r",))
+    timing = RunTiming(0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    return RunResult(steps, timing, "docker", 8, "sha256:0", {"torch": "2"}, ("r",), GpuUse(0.7, 9))
 
 
 def eventually(condition: Callable[[], Any]) -> Any:
@@ -229,6 +231,18 @@ def test_job_too_large_to_read_is_refused(serve: Callable[..., Served]) -> None:
     with pytest.raises(SandboxUnavailable, match="over the bounds"):
         served.client().run(replace(a_job(), submission=bytes(8 << 20)))
     assert served.client().run(a_job()).steps
+
+
+def test_every_field_of_a_job_arrives() -> None:
+    """Also those that somebody adds later: each differs from its default somewhere in the job."""
+    job = a_job("label")
+    header, payload = pack_job(job)
+    assert unpack_job(json.loads(json.dumps(header)), payload, MAXIMA, 10) == job
+    plain = Step("s", "p.q:f")
+    for item in dataclasses.fields(Step):
+        assert item.name in ("name", "entry") or any(
+            getattr(step, item.name) != getattr(plain, item.name) for step in job.steps
+        ), item.name
 
 
 def _mangled(change: Callable[[dict[str, Any]], object]) -> bytes:
@@ -413,6 +427,31 @@ def test_connections_of_one_peer_leave_room_for_others(serve: Callable[..., Serv
         code = f"from sandbox.remote import RunnerSandbox; print(RunnerSandbox({str(served.path)!r}).status()['pid'])"
         out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True, timeout=60)
         assert int(out.stdout) == os.getpid()
+
+
+@pytest.mark.parametrize("wait_s", [0.0, 0.05])
+def test_who_is_refused_before_a_word_was_read_still_reads_why(tmp_path: Path, wait_s: float) -> None:
+    """Whether the runner hangs up before the client speaks or while it does."""
+    path = tmp_path / "s"
+    refusal = pack_frame({"type": "error", "kind": "busy", "message": "no room"})
+
+    def refuse(server: socket.socket) -> None:
+        one, _ = server.accept()
+        one.sendall(refusal)
+        one.close()
+
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        server.settimeout(PATIENCE_S)
+        thread = threading.Thread(target=refuse, args=(server,))
+        thread.start()
+        with pytest.MonkeyPatch.context() as patch:
+            greet = RunnerSandbox._greet
+            patch.setattr(RunnerSandbox, "_greet", lambda *args: time.sleep(wait_s) or greet(*args))
+            with pytest.raises(SandboxBusy, match="no room"):
+                RunnerSandbox(path)
+        thread.join()
 
 
 # --- ends -------------------------------------------------------------------------------
