@@ -165,7 +165,7 @@ class _Fields:
 def encode_job(job: Job, polled_memory_bytes: int | None = None) -> bytes:
     """The job as one frame. Raises ValueError where the job itself is not well formed.
 
-    `polled_memory_bytes` asks the agent to end a step whose resident set is seen above it,
+    `polled_memory_bytes` asks the agent to end a step whose resident set, without what files back, is seen above it,
     for sandboxes without a memory cgroup.
     """
     check_job(job)

@@ -154,6 +154,12 @@ def resident_bytes(pid: int) -> int:
     return int(words[1]) * PAGE_BYTES if len(words) > 1 else 0
 
 
+def file_backed_bytes(pid: int) -> int:
+    """The part of a resident set that files back, such as libraries: the kernel can drop it, and cgroups do."""
+    lines = _read_text(f"/proc/{pid}/status").splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssFile:")), 0)
+
+
 def cpu_seconds(pid: int) -> float:
     """User and system time of a process, all its threads and its waited children."""
     text = _read_text(f"/proc/{pid}/stat")
@@ -966,8 +972,11 @@ class StepRun:
             self._stop("output_limit")
         elif time.monotonic() >= self._deadline or cpu_seconds(self._pid) > self._step.cpu_time_s:
             self._stop("time_limit")
-        elif self._memory_bytes is not None and resident > self._memory_bytes:
+        elif self._memory_bytes is not None and self._holds_more_than(self._memory_bytes, resident):
             self._stop("memory_limit")
+
+    def _holds_more_than(self, memory_bytes: int, resident: int) -> bool:
+        return resident > memory_bytes and resident - file_backed_bytes(self._pid) > memory_bytes
 
     def _stop(self, status: str) -> None:
         self._account.stopped_for = status

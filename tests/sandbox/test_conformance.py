@@ -621,6 +621,24 @@ def test_process_sandbox_leaves_no_process_and_no_file(tmp_path: Path, monkeypat
     assert _processes_of(tmp_path) == []
 
 
+@pytest.mark.slow
+def test_process_sandbox_does_not_count_what_files_back(tmp_path: Path) -> None:
+    """Libraries of a gigabyte, such as CUDA's, are no memory that a step holds; a cgroup drops them, too."""
+    file = tmp_path / "library"
+    with file.open("wb") as opened:
+        opened.truncate(600 << 20)
+    touch = f"""
+        import mmap
+        with open({str(file)!r}, 'rb') as opened:
+            seen = mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ)
+        sum(seen[at] for at in range(0, len(seen), 4096))
+        time.sleep(1)
+    """
+    step = ProcessSandbox().run(_job(touch)).steps[0]
+    assert step.status is OK
+    assert step.peak_memory_bytes > LIMITS.memory_bytes
+
+
 def _processes_of(base: Path) -> list[str]:
     return [pid for pid in os.listdir("/proc") if pid.isdigit() and str(base) in _environ(pid)]
 
