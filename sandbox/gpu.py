@@ -7,7 +7,7 @@ its lease while it waits. A device whose container would not die is quarantined:
 stuck in the driver cannot be killed, and nobody may join them.
 
 Between tenants the driver zeroes memory before it hands it to another process (outside of
-MPS, which Assay does not use). That is NVIDIA's promise, not measured by us; `scrub` is the place for
+MPS, which Assay does not use). That is NVIDIA's promise, tried on one card (docs/security.md); `scrub` is the place for
 more, such as `nvidia-smi --gpu-reset` on a machine whose devices are used for nothing else.
 """
 
