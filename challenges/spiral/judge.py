@@ -22,7 +22,7 @@ from challenges.spiral.words import EXPECTED
 from grading.challenge import Manifest
 from grading.evidence import Record, integer, number
 from grading.judgement import BugFinding, Judgement, Plan, Secrets, SeenRun, Sight, pack
-from grading.trace import Backwards, Table, order_likeness
+from grading.trace import Backwards, OptimizerSeen, Table, order_likeness
 from grading.verdict import Evidence, EvidenceKind, Finding, GoalReport, Verdict
 from sandbox.spec import RunResult, RunStatus, Step
 
@@ -779,7 +779,7 @@ def _rate(table: Table, source: str) -> Sight | None:
         hidden = first > max(40 * peak, 0.3)
     if hidden:
         return Sight(N, f"{text}, yet moves its weights by {max(update, first):.2g} a step", OBSERVED, source)
-    bound = LARGEST_LR if optimizer.adaptive else optimizer.largest_sgd_rate()
+    bound = _largest_rate(optimizer)
     scheduled = rates.min() < 0.9 * peak
     if peak <= bound or (scheduled and mean <= bound and peak <= 5 * bound):
         return Sight(F, text, OBSERVED, source)
@@ -791,7 +791,7 @@ def _rate_made(real: Table) -> Sight | None:
     made = real.optimizers_made()
     if real.trained_any() or not made:
         return None
-    sound = [rate <= (LARGEST_LR if made_one.adaptive else made_one.largest_sgd_rate()) for made_one, rate in made]
+    sound = [rate <= _largest_rate(made_one) for made_one, rate in made]
     text = " and ".join(f"{made_one.name} at {rate:.3g}" for made_one, rate in made)[:120]
     text = f"it makes {text}, and crashes before the first step"
     if all(sound):
@@ -799,6 +799,10 @@ def _rate_made(real: Table) -> Sight | None:
     if not any(sound) and not integer(real.summary.get("scheduled")):  # a schedule may have been the mend
         return Sight(N, text, OBSERVED, RUN)
     return Sight(Q, text, OBSERVED, RUN)
+
+
+def _largest_rate(optimizer: OptimizerSeen) -> float:
+    return LARGEST_LR if optimizer.adaptive else optimizer.largest_sgd_rate()
 
 
 def _hand_written_rate(after: Backwards, source: str) -> Sight | None:
