@@ -92,3 +92,12 @@ def test_the_tally_is_best_first(make_report):
 def test_a_forgery_is_flagged_for_a_human(make_report):
     shown = printed(render.full_report(make_report(source=b"fixed=8 forged"), SPIRAL))
     assert "TAMPERING SUSPECTED for a human to confirm or dismiss: what was seen" in shown
+
+
+def test_gpu_figures_are_told_where_there_are_any(make_report):
+    timing = make_report("x.py", b"fixed=3").timing
+    assert "GPU" not in render.timing_line(timing)
+    used = timing.model_copy(update={"gpu_s": 0.53, "gpu_peak_memory_bytes": 819 << 20})
+    assert "GPU 0.5 s, GPU memory 819 MiB" in render.timing_line(used)
+    silent = used.model_copy(update={"gpu_s": None})
+    assert "GPU memory 819 MiB" in render.timing_line(silent)
