@@ -22,7 +22,7 @@ import itertools
 import json
 import mmap
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -406,9 +406,9 @@ def _force_scores(emit: Any, namespace: Any, captured: Any, context: Any, traine
     val_criterion = validate.get("criterion") or criterion
     y = context.arrays["forced_y"]
     x = _shown_rows(train.get("dataloader"), context.arrays["forced_x"])
-    layer, classes = _score_layer(model, torch.from_numpy(x))
-    head = _HeadForcing(layer or model, classes)
-    if layer is None and not head.usable:
+    layers, classes = _score_layers(model, torch.from_numpy(x))
+    head = _HeadForcing(layers[0][0] if layers else model, classes)
+    if not layers and not head.usable:
         emit("mini.forced", {"layer": None})
         return
     if head.usable:
@@ -423,10 +423,7 @@ def _force_scores(emit: Any, namespace: Any, captured: Any, context: Any, traine
     def forced_call(scores: torch.Tensor, action: Callable[[], Any], mode: bool = True) -> float | None:
         model.load_state_dict(state)  # a hand-written update, too, has moved them
         model.train(mode)  # as `main` hands it over, which may have called eval() itself
-        if head.usable or layer is None:
-            undo = head.force(scores[0])
-        else:
-            undo = layer.register_forward_hook(_forcing(scores)).remove
+        undo = head.force(scores[0]) if head.usable else _force_outputs(layers, scores)
         try:
             return _quietly(action)
         finally:
@@ -447,7 +444,7 @@ def _force_scores(emit: Any, namespace: Any, captured: Any, context: Any, traine
                 check = functools.partial(_validate, namespace, model, loader, val_criterion, val_extras)
                 validated = forced_call(scores, check, handed_over)
                 rows.append([right, magnitude, returned, seen, validated])
-    emit("mini.forced", {"layer": type(layer).__name__, "classes": classes, "rows": rows})
+    emit("mini.forced", {"layer": type(layers[0][0] if layers else model).__name__, "classes": classes, "rows": rows})
 
 
 class _HeadForcing:
@@ -459,9 +456,9 @@ class _HeadForcing:
 
     def __init__(self, owner: nn.Module, classes: int) -> None:
         own = list(owner.parameters()) if not hasattr(owner, "parametrizations") else []
-        self.bias = next((p for p in reversed(own) if p.shape == (classes,)), None)
-        self.weight = next((p for p in reversed(own) if p.dim() == 2 and classes in p.shape), None)
-        self.usable = self.bias is not None and self.weight is not None
+        pairs = itertools.product(reversed(own), repeat=2)
+        self.bias, self.weight = next((pair for pair in pairs if _is_head(*pair, classes)), (None, None))
+        self.usable = self.bias is not None
 
     def force(self, scores: torch.Tensor) -> Callable[[], None]:
         """Make every row's scores `scores`; returns what undoes it."""
@@ -480,12 +477,20 @@ class _HeadForcing:
         return undo
 
 
+def _is_head(bias: torch.Tensor, weight: torch.Tensor, classes: int) -> bool:
+    """Whether these give scores for so many classes; with more dimensions, of several models side by side."""
+    models = bias.dim() - 1
+    if models < 0 or bias.shape[-1] != classes or weight.dim() != models + 2:
+        return False
+    return weight.shape[:models] == bias.shape[:models] and classes in weight.shape[models:]
+
+
 def _shown_rows(loader: Any, fallback: np.ndarray) -> np.ndarray:
     """As many input rows as `fallback` has, of the kind that the program's own loader gives."""
     try:
         batch = recorder._first_tensor(next(iter(loader)))
         assert batch is not None and batch.dim() == 2
-        rows = batch.detach().float().numpy()
+        rows = (batch if batch.dtype in (torch.float32, torch.float64) else batch.float()).detach().numpy()
         return np.resize(rows, (len(fallback), rows.shape[1]))
     except Exception:  # no loader was seen, or it gives something else
         return fallback
@@ -509,23 +514,55 @@ def _forcing(forced: torch.Tensor) -> Callable[..., torch.Tensor]:
     return hook
 
 
-def _score_layer(model: nn.Module, x: torch.Tensor) -> tuple[nn.Module | None, int]:
-    """The last innermost layer with parameters whose output has as many columns as the model's."""
+def _force_outputs(layers: Sequence[tuple[nn.Module, int]], scores: torch.Tensor) -> Callable[[], None]:
+    """Have the layers give these scores between them, from left to right; returns what undoes it."""
+    parts = torch.split(scores, [width for _, width in layers], dim=-1)
+    handles = [layer.register_forward_hook(_forcing(part)) for (layer, _), part in zip(layers, parts, strict=True)]
+
+    def undo() -> None:
+        for handle in handles:
+            handle.remove()
+
+    return undo
+
+
+def _score_layers(model: nn.Module, x: torch.Tensor) -> tuple[list[tuple[nn.Module, int]], int]:
+    """The innermost layers that give the final scores, with their widths; and how many columns the model's output has.
+
+    One layer, the last with parameters whose output has as many columns as the model's; or the last several, one a
+    class or so, whose outputs beside each other are in the same order as the model's.
+    """
     calls: list[tuple[nn.Module, torch.Tensor]] = []
     handles = [
         m.register_forward_hook(lambda m, _, out: calls.append((m, out)))
         for m in model.modules()
         if _is_innermost(m) and m is not model
     ]
+    kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
     try:
         with torch.no_grad():
-            output = model(x)
+            output = model(x.to(kind))
     finally:
         for handle in handles:
             handle.remove()
-    classes = output.shape[-1]
-    fitting = [m for m, out in calls if isinstance(out, torch.Tensor) and out.shape == output.shape]
-    return (fitting[-1] if fitting else None), int(classes)
+    classes = int(output.shape[-1])
+    given = [(m, out) for m, out in calls if isinstance(out, torch.Tensor) and out.shape[:-1] == output.shape[:-1]]
+    fitting = [m for m, out in given if out.shape == output.shape]
+    if fitting:
+        return [(fitting[-1], classes)], classes
+    return _split_heads(given, output), classes
+
+
+def _split_heads(given: Sequence[tuple[nn.Module, torch.Tensor]], output: torch.Tensor) -> list[tuple[nn.Module, int]]:
+    """The last layers that give the model's columns between them; none where that is not clear."""
+    last = list(given)
+    while last and sum(out.shape[-1] for _, out in last) > output.shape[-1]:
+        last.pop(0)
+    if len({id(m) for m, _ in last}) < max(2, len(last)) or sum(out.shape[-1] for _, out in last) != output.shape[-1]:
+        return []
+    scores = torch.cat([out for _, out in last], dim=-1)
+    alike = (scores.argsort(-1) == output.argsort(-1)).all(-1).float().mean()
+    return [(m, int(out.shape[-1])) for m, out in last] if float(alike) > 0.9 else []
 
 
 def _is_innermost(module: nn.Module) -> bool:

@@ -10,11 +10,14 @@ written.
 
 from __future__ import annotations
 
+import functools
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._functorch import eager_transforms, vmap
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import DeviceContext, _device_constructors
 
@@ -112,6 +115,8 @@ class GhostDevice(TorchFunctionMode):
             self._answer(owner, name, constant(value))
         self._answer(torch.accelerator, "current_accelerator", constant(torch.device("cuda") if here else None))
         self._patch_version()
+        self._patch_threads()
+        self._patch_transforms()
         self._patch_generator()
         self._patch_parameter()
         if here:
@@ -123,6 +128,28 @@ class GhostDevice(TorchFunctionMode):
         built_for = version.cuda
         version.cuda = (built_for or "12.8") if self.available else built_for
         self.restorers.append(lambda: setattr(version, "cuda", built_for))
+
+    def _patch_threads(self) -> None:
+        """A mode is its thread's alone, and a program may move its batches in a thread that reads ahead."""
+        original, ghost = threading.Thread.run, self
+
+        def run(thread: threading.Thread) -> None:
+            TorchFunctionMode.__enter__(ghost)
+            try:
+                original(thread)
+            finally:
+                TorchFunctionMode.__exit__(ghost, None, None, None)
+
+        threading.Thread.run = run  # type: ignore[method-assign, assignment]
+        self.restorers.append(lambda: setattr(threading.Thread, "run", original))
+
+    def _patch_transforms(self) -> None:
+        """What torch.func wraps for a while it unwraps without a torch function: carry the mark over."""
+        for module, name in ((vmap, "_remove_batch_dim"), (eager_transforms, "_unwrap_for_grad")):
+            original = getattr(module, name, None)
+            if original is not None:
+                setattr(module, name, _carrying(original))
+                self.restorers.append(functools.partial(setattr, module, name, original))
 
     def _patch_generator(self) -> None:
         original, here = torch.Generator, self.available
@@ -138,8 +165,9 @@ class GhostDevice(TorchFunctionMode):
         """A parameter is made of a tensor's data without a torch function: carry the mark over."""
         original = torch.Tensor._make_subclass
 
-        def make(cls: Any, data: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            return _mark(original(cls, data, *args, **kwargs), _marked(data))
+        # Of any signature: torch's compiler compares its own with it where a program has it imported, as vmap does.
+        def make(*args: Any, **kwargs: Any) -> Any:
+            return _mark(original(*args, **kwargs), _marked(args[1] if len(args) > 1 else kwargs.get("data")))
 
         torch.Tensor._make_subclass = staticmethod(make)  # type: ignore[method-assign, assignment]
         self.restorers.append(lambda: setattr(torch.Tensor, "_make_subclass", staticmethod(original)))
@@ -262,8 +290,8 @@ class GhostDevice(TorchFunctionMode):
             mark = _marked(tensor)
             if mark is not None:
                 marks.add(mark)
-            elif not torch.nn.parameter.is_lazy(tensor) and tensor.dim() > 0:
-                plain += 1
+            elif not torch.nn.parameter.is_lazy(tensor) and tensor.dim() > 0 and tensor.grad_fn is None:
+                plain += 1  # weights or rows left behind; what was computed has only lost its mark on the way
         if marks and plain and name in _COMPUTE:
             self.mixed[name] = self.mixed.get(name, 0) + 1
         return marks.pop() if marks else None
@@ -292,6 +320,13 @@ def _marked(tensor: Any) -> str | None:
         tensor = functorch.get_unwrapped(tensor)
         mark = getattr(tensor, "__dict__", {}).get(_MARK)
     return mark
+
+
+def _carrying(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+        return _mark(function(tensor, *args, **kwargs), _marked(tensor))
+
+    return call
 
 
 def _mark(value: Any, mark: str | None) -> Any:

@@ -1085,6 +1085,28 @@ class CompilerStandIn(types.ModuleType):
         return getattr(importlib.import_module(COMPILER), name)
 
 
+def stand_in_for_scripts(jit: Any) -> None:
+    """Have functions that want something compiled take what is not, where compilation is off."""
+    save, freeze, optimize = jit.save, jit.freeze, jit.optimize_for_inference
+
+    def save_any(m: Any, f: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(m, jit.ScriptModule):
+            return save(m, f, *args, **kwargs)
+        import torch
+
+        return torch.save(m.state_dict() if hasattr(m, "state_dict") else None, f)
+
+    def freeze_any(mod: Any, *args: Any, **kwargs: Any) -> Any:
+        return freeze(mod, *args, **kwargs) if isinstance(mod, jit.ScriptModule) else mod
+
+    def optimize_any(mod: Any, *args: Any, **kwargs: Any) -> Any:
+        return optimize(mod, *args, **kwargs) if isinstance(mod, jit.ScriptModule) else mod
+
+    for function, original in ((save_any, save), (freeze_any, freeze), (optimize_any, optimize)):
+        function.__name__, function.__doc__ = original.__name__, original.__doc__
+        setattr(jit, original.__name__, function)
+
+
 def warm_up() -> None:
     """Import torch and everything a first training step would import lazily.
 
@@ -1092,6 +1114,9 @@ def warm_up() -> None:
     thread pool or a CUDA context made before the fork would be broken in every child.
     """
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # there is no compiler for it here
+    # torch.jit.script and trace then hand back what they were given. What is watched could not be compiled, and what is
+    # compiled could not be watched; it computes the same.
+    os.environ.setdefault("PYTORCH_JIT", "0")
     import numpy  # noqa: F401
     import torch
     import torch.utils.data as data
@@ -1117,6 +1142,7 @@ def warm_up() -> None:
                 loss.backward()
             optimizer.step()
     torch.cuda.is_available = cuda_available
+    stand_in_for_scripts(torch.jit)
     torch.manual_seed(torch.initial_seed())  # the first call imports what it seeds
     importlib.import_module("multiprocessing.pool")  # DataLoader's workers
     importlib.import_module("torch.multiprocessing")
