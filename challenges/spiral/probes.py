@@ -456,8 +456,9 @@ class _HeadForcing:
 
     def __init__(self, owner: nn.Module, classes: int) -> None:
         own = list(owner.parameters()) if not hasattr(owner, "parametrizations") else []
-        pairs = itertools.product(reversed(own), repeat=2)
-        self.bias, self.weight = next((pair for pair in pairs if _is_head(*pair, classes)), (None, None))
+        last_first = own[::-1]
+        heads = ((bias, weight) for bias in last_first for weight in last_first if _is_head(bias, weight, classes))
+        self.bias, self.weight = next(heads, (None, None))
         self.usable = self.bias is not None
 
     def force(self, scores: torch.Tensor) -> Callable[[], None]:
