@@ -457,14 +457,15 @@ class _HeadForcing:
     def __init__(self, owner: nn.Module, classes: int) -> None:
         own = list(owner.parameters()) if not hasattr(owner, "parametrizations") else []
         last_first = own[::-1]
-        heads = ((bias, weight) for bias in last_first for weight in last_first if _is_head(bias, weight, classes))
-        self.bias, self.weight = next(heads, (None, None))
-        self.usable = self.bias is not None
+        self.head: tuple[torch.Tensor, torch.Tensor] | None = next(
+            ((bias, weight) for bias in last_first for weight in last_first if _is_head(bias, weight, classes)), None
+        )
+        self.usable = self.head is not None
 
     def force(self, scores: torch.Tensor) -> Callable[[], None]:
         """Make every row's scores `scores`; returns what undoes it."""
-        assert self.bias is not None and self.weight is not None
-        bias, weight = self.bias, self.weight
+        assert self.head is not None
+        bias, weight = self.head
         before = (bias.detach().clone(), weight.detach().clone())
         with torch.no_grad():
             bias.copy_(scores)

@@ -1089,7 +1089,7 @@ def stand_in_for_scripts(jit: Any) -> None:
     """Have functions that want something compiled take what is not, where compilation is off."""
     save, freeze, optimize = jit.save, jit.freeze, jit.optimize_for_inference
 
-    def save_any(m: Any, f: Any, *args: Any, **kwargs: Any) -> None:
+    def save_any(m: Any, f: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(m, jit.ScriptModule):
             return save(m, f, *args, **kwargs)
         import torch
