@@ -1,0 +1,38 @@
+"""Files of people who had not seen the grader, which it misread or could not read at first."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from grading.challenge import load_challenge
+from grading.engine import Submission, grade
+from sandbox.rehearsal import RehearsalSandbox
+
+CORPUS = Path(__file__).parents[1] / "corpus" / "refactors"
+EXPECTED = tomllib.loads((CORPUS / "expected.toml").read_text("utf-8"))
+SPIRAL = load_challenge("spiral")
+
+
+def test_every_file_of_the_corpus_has_its_verdicts_written_down() -> None:
+    assert {path.stem for path in CORPUS.glob("*.py")} == set(EXPECTED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "float64_two_passes",  # its rows are of the model's kind, not of the probes'
+        "jit_scripted",  # what is watched cannot be compiled
+        "one_vs_rest_heads",  # no layer gives all scores
+        "threaded_reader_late_no_grad",  # moves its batches in another thread
+        "vmap_bagged_members",  # several models side by side
+    ],
+)
+def test_a_file_that_was_misread_is_read(rehearsal: RehearsalSandbox, name: str) -> None:
+    report = grade(Submission(f"{name}.py", (CORPUS / f"{name}.py").read_bytes()), SPIRAL, rehearsal)
+    seen = {bug.id: bug.verdict.value for bug in report.bugs}
+    assert seen == {bug: "not_fixed" if bug in EXPECTED[name] else "fixed" for bug in seen}
+    assert not report.tampering_suspected

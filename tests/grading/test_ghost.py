@@ -1,0 +1,64 @@
+"""The pretended GPU: its mark goes wherever a tensor goes, and nothing of it stays."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import nn
+from torch._functorch import vmap
+
+from grading.probes.ghost import GhostDevice, device_of
+
+
+@pytest.fixture
+def ghost() -> GhostDevice:
+    return GhostDevice("a program", available=True)
+
+
+def test_rows_that_another_thread_moves_are_on_the_gpu(ghost: GhostDevice) -> None:
+    """A reader that fetches ahead, in a pool and in a thread of its own."""
+    moved: list[torch.Tensor] = []
+    with ghost, ThreadPoolExecutor(1) as pool:
+        pooled = pool.submit(lambda: torch.ones(4, 2).to("cuda")).result()
+        thread = threading.Thread(target=lambda: moved.append(torch.ones(4, 2).cuda()))
+        thread.start()
+        thread.join()
+        model = nn.Linear(2, 3).to("cuda")
+        model(pooled)
+        model(moved[0])
+    assert {device_of(pooled), device_of(moved[0])} == {"cuda"}
+    assert ghost.mixed == {}
+
+
+def test_what_transforms_unwrap_keeps_its_mark(ghost: GhostDevice) -> None:
+    with ghost:
+        weights = torch.ones(3, 4, 2).to("cuda").requires_grad_()
+        rows, labels = torch.ones(5, 2).to("cuda"), torch.zeros(5, dtype=torch.long).to("cuda")
+        scores = torch.vmap(lambda w: rows @ w.T)(weights).mean(0)
+        with torch.no_grad():
+            silent = torch.vmap(lambda w: rows @ w.T)(weights).mean(0)
+            nn.functional.cross_entropy(silent, labels)
+        nn.functional.cross_entropy(scores, labels)
+        slope = torch.func.grad(lambda w: (rows @ w.T).sum())(torch.ones(4, 2).to("cuda"))
+        rows @ slope.T
+    assert ghost.mixed == {}
+    assert {device_of(scores), device_of(silent), device_of(slope)} == {"cuda"}
+
+
+@pytest.mark.parametrize("left_behind", ["rows", "weights"])
+def test_what_is_left_behind_is_told(ghost: GhostDevice, left_behind: str) -> None:
+    with ghost:
+        rows, model = torch.ones(4, 2), nn.Linear(2, 3)
+        rows, model = (rows, model.to("cuda")) if left_behind == "rows" else (rows.to("cuda"), model)
+        model(rows)
+    assert ghost.mixed == {"linear": 1}
+
+
+def test_nothing_of_it_stays(ghost: GhostDevice) -> None:
+    before = threading.Thread.run, vmap._remove_batch_dim, torch.Tensor._make_subclass
+    with ghost:
+        assert threading.Thread.run is not before[0]
+    assert (threading.Thread.run, vmap._remove_batch_dim, torch.Tensor._make_subclass) == before
