@@ -605,7 +605,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # Device
     _edit("mixed devices tolerated", "_device", ('if with_gpu.get("mixed"):', "if False:")),
-    _edit("a hard-coded GPU tolerated", "_device", ('and without.get("error")', "and False")),
+    _edit("a hard-coded GPU tolerated", "_fails_without_gpu", ('not without.get("error")', "True")),
     _edit("requests before a crash ignored", "_device", ("and wanted and", "and False and")),
     # Order
     _edit(
