@@ -11,7 +11,6 @@ was wrong, and sums; with --json they are written too. `containers` needs `ASSAY
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import sys
 import time
@@ -26,6 +25,7 @@ from challenges.spiral import mutations, styles
 from challenges.spiral.judge import GHOST, REAL_GPU
 from grading.engine import Submission, grade
 from grading.verdict import Report
+from grading.verify import planted_subsets
 from sandbox.docker import DockerSandbox
 from sandbox.gpu import GpuSandbox, Leases
 from sandbox.rehearsal import RehearsalSandbox
@@ -48,23 +48,21 @@ def container_cases(epochs: int) -> Iterator[Case]:
     """The bundled files, and a handful of right and fake ways to choose a device."""
     yield Case("solution", CHALLENGE.text("solution.py"), frozenset())
     yield Case("problem", CHALLENGE.text("problem.py"), frozenset(BUGS))
-    for right in (True, False):
-        for style in styles.styles_of(DEVICE, right=right)[:5]:
-            yield style_case(style, epochs)
+    yield from style_cases(epochs, most=5)
 
 
-def all_styles(epochs: int) -> Iterator[Case]:
-    """Every style of choosing a device, right or fake."""
+def style_cases(epochs: int, most: int | None = None) -> Iterator[Case]:
+    """The styles of choosing a device, right ones and fakes, at most so many of either."""
     for right in (True, False):
-        for style in styles.styles_of(DEVICE, right=right):
+        for style in styles.styles_of(DEVICE, right=right)[:most]:
             yield style_case(style, epochs)
 
 
 def subsets(epochs: int) -> Iterator[Case]:
     """Every subset of the bugs left in."""
-    for count in range(len(BUGS) + 1):
-        for left in itertools.combinations(BUGS, count):
-            yield Case("+".join(left) or "none", shortened(mutations.build(left), epochs), frozenset(left))
+    for left in planted_subsets(CHALLENGE, "all"):
+        name = "+".join(bug for bug in BUGS if bug in left) or "none"
+        yield Case(name, shortened(mutations.build(left), epochs), left)
 
 
 def run(cases: list[Case], sandbox: Sandbox, jobs: int) -> dict[str, Any]:
@@ -134,7 +132,7 @@ def main() -> int:
         sandbox = GpuSandbox(devices, Leases(list(devices)), settings.gpu_lease_timeout_s)
         told = run(list(container_cases(given.epochs)), sandbox, len(devices))
     else:
-        cases = list(all_styles(given.epochs) if given.what == "styles" else subsets(given.epochs))
+        cases = list(style_cases(given.epochs) if given.what == "styles" else subsets(given.epochs))
         with RehearsalSandbox() as rehearsal:
             told = run(cases, rehearsal, given.jobs)
     if given.json is not None:

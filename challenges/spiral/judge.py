@@ -624,9 +624,10 @@ def _mean(tables: Sequence[dict[Any, tuple[float, float]]], modes: Sequence[Any]
 
 def _device(seen: SeenRun) -> Sight | None:
     """Does the model train on the accelerator where there is one, and on the CPU where there is none?"""
-    with_gpu, without = _pretended(seen)
-    if with_gpu is None or without is None:
+    pretended = _pretended(seen)
+    if pretended is None:
         return None
+    with_gpu, without = pretended
     on_gpu, on_cpu = _trained_on(with_gpu), _trained_on(without)
     if on_gpu is None:
         wanted = bool(with_gpu.get("requests"))
@@ -649,9 +650,10 @@ def _device(seen: SeenRun) -> Sight | None:
 
 def _fails_without_gpu(seen: SeenRun) -> Sight | None:
     """Does it insist on an accelerator? Asked of the pretended machines, wherever its own run was."""
-    with_gpu, without = _pretended(seen)
-    if with_gpu is None or without is None:
+    pretended = _pretended(seen)
+    if pretended is None:
         return None
+    with_gpu, without = pretended
     on_gpu = _trained_on(with_gpu)
     if on_gpu in (None, "cpu") or _trained_on(without) is not None or not without.get("error"):
         return None
@@ -684,10 +686,10 @@ def _passes_on(seen: SeenRun, kind: str) -> int:
     return max(0, integer(told.get(kind))) if isinstance(told, dict) else 0
 
 
-def _pretended(seen: SeenRun) -> tuple[Any, Any]:
-    """What it did where CUDA seemed to be there, and where it did not."""
+def _pretended(seen: SeenRun) -> tuple[Record, Record] | None:
+    """What it did where CUDA seemed to be there, and where it did not; None unless both were seen."""
     runs = {bool(r.get("available")): r for r in reversed(seen.log("ghost").all("ghost.run"))}
-    return runs.get(True), runs.get(False)
+    return (runs[True], runs[False]) if len(runs) == 2 else None
 
 
 def _trained_on(record: Any) -> str | None:
