@@ -309,12 +309,11 @@ class Table:
         return [(made, rate) for made, rate in rated if rate is not None and math.isfinite(rate)]
 
     def passes_and_steps(self) -> list[tuple[int, int]]:
-        """For each optimizer: the backward passes seen on its behalf, and the steps that it has counted itself."""
+        """For each optimizer: the backward passes counted on its behalf, and the steps that it has counted itself."""
         told = self.summary.get("optimizers")
-        numbers = self.backwards.column("optimizer")
         return [
-            (int((numbers == index).sum()), integer(entry.get("steps")))
-            for index, entry in enumerate(told if isinstance(told, list) else [])
+            (integer(entry.get("passes")), integer(entry.get("steps")))
+            for entry in (told if isinstance(told, list) else [])
             if isinstance(entry, dict)
         ]
 

@@ -234,7 +234,6 @@ def _watched_main(
         thorough=True,
         stop_after_epochs=params["epochs"],
         stop_after_forwards=params["max_forwards"],
-        keep_row_epochs=range(params["epochs"]),
         seed=params["watch_seed"],
     )
     with ghost, _no_workers() as loaders, contextlib.ExitStack() as stack:
@@ -307,7 +306,7 @@ def _read_twice(emit: Any, namespace: Any, loader: Any) -> None:
 
 def _call_directly(context: Any, namespace: dict[str, Any]) -> None:
     """`train_one_epoch` and `validate` on a model of the program's own class, where `main` never came to call them."""
-    watch = Recorder(context.emit, "mini.direct", thorough=True, keep_row_epochs=(), seed=context.params["watch_seed"])
+    watch = Recorder(context.emit, "mini.direct", thorough=True, keep_rows=False, seed=context.params["watch_seed"])
     own = dict(namespace)
     for name in ("train_one_epoch", "validate"):
         own[name] = getattr(namespace.get(name), "__wrapped__", None)  # under the watch of `main`
@@ -678,7 +677,7 @@ def real(context: Any) -> None:
     _seed(context)
     emit, params = context.emit, context.params
     fingerprint = Fingerprint(OWN)
-    watch = Recorder(emit, "real", thorough=False, keep_row_epochs=params["row_epochs"], seed=params["watch_seed"])
+    watch = Recorder(emit, "real", thorough=False, seed=params["watch_seed"])
     watch.snapshot_limit = params["max_snapshots"]
     with watch:
         _run_as_script(context, watch)

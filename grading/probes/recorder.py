@@ -19,7 +19,7 @@ import random
 import sys
 import types
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,8 @@ from grading.probes.values import cosine, on_simplex, rms, squashed_loss, values
 _DROPOUT = nn.modules.dropout._DropoutNd
 MODE_LAYERS = (_DROPOUT, nn.modules.batchnorm._NormBase)
 _SEEN = "assay.seen"
+ROWS_BYTES = 4 << 20  # 20 epochs of 1,000 rows of 50 numbers
+CLOSE_PASSES, STRETCH, LATE_SHARE = 20_000, 64, 1 / 16
 _COUNTS_ITS_STEPS = (
     *(optim.Adam, optim.NAdam, optim.RAdam, optim.Adamax, optim.Adagrad, optim.Adadelta),
     *(optim.RMSprop, optim.Rprop, optim.ASGD, optim.Adafactor, optim.SparseAdam),
@@ -79,7 +81,8 @@ class Recorder:
             well tell that it is watched; which function is active is read off the stack.
         stop_after_epochs: raise StopProbe when that many training epochs have ended.
         stop_after_forwards: raise StopProbe at that many outermost forwards.
-        keep_row_epochs: epochs, from 0, whose input rows are told.
+        keep_rows: whether the input rows are told, of all epochs as far as ROWS_BYTES go: which of them
+            are compared is drawn outside.
         seed: of the choice of moments that are looked at closely; nobody can foresee them.
 
     The sandbox image carries no C++ compiler, so `torch.compile` hands back its argument
@@ -94,12 +97,12 @@ class Recorder:
         thorough: bool,
         stop_after_epochs: int | None = None,
         stop_after_forwards: int | None = None,
-        keep_row_epochs: Sequence[int] = range(20),
+        keep_rows: bool = True,
         seed: int = 0,
     ) -> None:
         self.emit, self.name, self.thorough = emit, name, thorough
         self.stop_after_epochs, self.stop_after_forwards = stop_after_epochs, stop_after_forwards
-        self.keep_row_epochs = frozenset(keep_row_epochs)
+        self.rows_left_bytes = ROWS_BYTES if keep_rows else 0
         self.random = random.Random(seed)  # which moments are looked at closely
         self.context, self.call, self.calls_begun = "", 0, 0
         self.depth = 0
@@ -147,6 +150,8 @@ class Recorder:
         self.step_depth = 0
         self.comparisons = 0
         self.backwards: list[list[float]] = []
+        self.passes: dict[int, int] = {}  # by number of the optimizer they worked for, those not looked at included
+        self.looking = True
         self.flushed_backwards = 0
         # By parameter whose changes are followed: itself, its value and the rates a pass ago.
         self.watched: dict[int, tuple[torch.Tensor, np.ndarray, tuple[float, float]]] = {}
@@ -466,7 +471,7 @@ class Recorder:
         self.forwards.append(row)
         if graph is False and self.context != "train":
             self.last_kind = "validate"
-        if inputs is not None and self.epoch in self.keep_row_epochs:
+        if inputs is not None and self.rows_left_bytes > 0:
             self._keep_rows(serial, inputs)
         if graph:
             if _has_graph(tensor):
@@ -535,7 +540,7 @@ class Recorder:
     ) -> None:
         """At the beginning of a backward pass: has there been a step, and are gradients left over?"""
         watched, other = _edge_parameter(module, last=True), _edge_parameter(module, last=False)
-        if watched is None or other is None or len(self.backwards) > 20_000:
+        if watched is None or other is None or not self._looks_at_pass():
             return
         left_over = any(p.grad is not None and bool(p.grad.any()) for p in (watched, other)) or (
             self.random.random() < 0.25 and any(p.grad is not None and bool(p.grad.any()) for p in module.parameters())
@@ -550,7 +555,8 @@ class Recorder:
         optimizer = self._optimizer_of(watched, moved)
         rates_now = (math.nan, math.nan) if optimizer is None else _rates(optimizer)
         self.watched[id(watched)] = (watched, value_now, rates_now)
-        number = -1.0 if optimizer is None else float(self._optimizer_number(optimizer))
+        number = -1 if optimizer is None else self._optimizer_number(optimizer)
+        self._count_pass(number)
         fresh = values_of(gradient)
         squashed = math.nan
         if output is not None and self.random.random() < 0.1:
@@ -558,7 +564,26 @@ class Recorder:
         # Only of a bias that is added to the output itself is the gradient the sum of the output's.
         added = output is not None and _is_added_last(output, watched)
         agreement = self._agreement(watched, optimizer, moved, fresh) if added else (math.nan, math.nan)
-        self.backwards.append([row[13], row[0], moved, left_over, *rates, change, number, squashed, *agreement])
+        self.backwards.append([row[13], row[0], moved, left_over, *rates, change, float(number), squashed, *agreement])
+
+    def _looks_at_pass(self) -> bool:
+        """Whether this pass is looked at: all of the first ones, later whole stretches drawn by chance.
+
+        Stretches, since what a pass tells is told by the step between it and the one before.
+        """
+        passes = sum(self.passes.values())
+        if passes < CLOSE_PASSES:
+            return True
+        if passes % STRETCH == 0:
+            self.looking = self.random.random() < LATE_SHARE
+            for seen in (self.watched, self.followed, self.last_mean, self.summed_gradients):
+                seen.clear()
+        if not self.looking:
+            self._count_pass(int(self.backwards[-1][BACKWARD_COLUMNS.index("optimizer")]))
+        return self.looking
+
+    def _count_pass(self, optimizer: int) -> None:
+        self.passes[optimizer] = self.passes.get(optimizer, 0) + 1
 
     def _change_elsewhere(self, module: nn.Module) -> float:
         """Root mean square change of one more parameter of the model, drawn once by chance."""
@@ -732,6 +757,7 @@ class Recorder:
             self.row_width = values.shape[1]
         if values.shape[1] != self.row_width:
             return  # an inner part of the model that was called by itself
+        self.rows_left_bytes -= values.nbytes
         self.rows.append(values)
         self.row_serials.append((serial, len(inputs)))
         if self.epoch == 0 and (self.context == "validate" or self.last_kind == "validate"):
@@ -854,8 +880,13 @@ class Recorder:
                 "bonus": dict(self.bonus),
                 "schedulers": sorted({type(s).__name__ for s in stepped}),
                 "optimizers": [
-                    {**told, "has_state": bool(optimizer.state), "steps": _steps_taken(optimizer)}
-                    for told, optimizer in zip(self.optimizers, self.seen_optimizers, strict=True)
+                    {
+                        **told,
+                        "has_state": bool(optimizer.state),
+                        "steps": _steps_taken(optimizer),
+                        "passes": self.passes.get(number, 0),
+                    }
+                    for number, (told, optimizer) in enumerate(zip(self.optimizers, self.seen_optimizers, strict=True))
                 ],
                 "made": [
                     {**_describe_optimizer(optimizer, None), "lr": _rates(optimizer)[1]}

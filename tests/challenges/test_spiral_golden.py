@@ -167,7 +167,7 @@ def test_a_bad_file_gets_its_own_clear_outcome(name: str, grade: Grade) -> None:
     if name in UNHARMED:
         assert set(vector(report).values()) == {"fixed"}
         assert report.regressions == ()
-    assert report.timing.total_s < 20.0
+    assert report.timing.total_s < 80.0
 
 
 def test_every_bad_file_is_spoken_of_and_no_two_alike() -> None:

@@ -12,10 +12,13 @@ import threading
 import weakref
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from grading.probes import recorder
+from grading.probes.columns import BACKWARD_COLUMNS
 from grading.probes.ghost import GhostDevice, device_of
 from grading.probes.program import Ending
 from grading.probes.recorder import Recorder, Token, _deepest_node, _steps_taken
@@ -212,3 +215,50 @@ def test_the_pretended_gpu_is_seen_inside_a_transformed_function() -> None:
 
         torch.func.grad(loss)(weight)
     assert places == ["cuda"]
+
+
+def _steps(watch: Recorder, count: int, *, clears_until: int) -> None:
+    """Train a small model for so many steps; its gradients are cleared before the first of them only."""
+    model = nn.Linear(2, 3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for number in range(count):
+        if number < clears_until:
+            optimizer.zero_grad()
+        model(torch.randn(4, 2)).square().sum().backward()
+        optimizer.step()
+
+
+def test_beyond_the_passes_that_are_all_looked_at_some_still_are_and_all_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in (("CLOSE_PASSES", 64), ("STRETCH", 8), ("LATE_SHARE", 0.25)):
+        monkeypatch.setattr(recorder, name, value)
+    told: dict[str, Any] = {}
+    watch = Recorder(lambda name, data, *_: told.update({name: data}), "x", thorough=False, seed=1)
+
+    with watch:
+        _steps(watch, 1000, clears_until=80)
+        watch.finish()
+
+    rows = np.array(watch.backwards)
+    assert 64 < len(rows) < 600, "a part of the later ones"
+    left_over, moved = (rows[:, BACKWARD_COLUMNS.index(name)] > 0 for name in ("left_over", "moved"))
+    assert not left_over[:64].any() and left_over[64:].mean() > 0.9, "what began late shows"
+    assert moved[64:].any()
+    assert [(one["passes"], one["steps"]) for one in told["x.summary"]["optimizers"]] == [(1000, 1000)]
+
+
+def test_rows_are_told_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "ROWS_BYTES", 10 * 4 * 2 * 4)
+    told: list[int] = []
+    watch = Recorder(
+        lambda name, data, arrays=None: told.extend(map(len, (arrays or {}).get("row_serials", []))),
+        "x",
+        thorough=False,
+    )
+
+    with watch:
+        _steps(watch, 100, clears_until=100)
+        watch.finish()
+
+    assert len(told) == 10
