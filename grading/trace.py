@@ -20,6 +20,8 @@ from grading.probes.columns import BACKWARD_COLUMNS, CONTEXTS, FORWARD_COLUMNS, 
 
 Matrix = NDArray[np.float64]
 
+RARELY = 0.15  # calls of `validate`, in relation to the epochs
+
 # Optimizers whose step is about the learning rate itself, whatever the gradient's size.
 _NORMALISED = {"Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "SparseAdam", "Adafactor", "Rprop"}
 
@@ -267,15 +269,36 @@ class Table:
     def validation_forwards(self) -> Matrix:
         """Forwards inside `validate`; where that was never called, those after the first training
         that no backward pass went through and that are not part of training.
+
+        Where it was called now and then only, and other rows than those trained on were shown all the
+        while, both: then `main` measures with code of its own.
         """
         context = self.column(self.forwards, "context")
         inside = self.within("validate")
         trained = self.column(self.forwards, "trained") > 0
-        if len(inside) or not trained.any():
+        if not trained.any():
             return inside
         later = np.arange(len(trained)) > int(np.argmax(trained))
-        measured: Matrix = self.forwards[later & ~trained & (context != CONTEXTS["train"])]
-        return measured if len(measured) >= self.calls_of("train") else inside  # fewer are no measuring of each epoch
+        measured: Matrix = self.forwards[later & ~trained & (context == CONTEXTS[""])]
+        if not len(inside):  # fewer are no measuring of each epoch
+            return measured if len(measured) >= self.calls_of("train") else inside
+        epochs = integer(self.summary.get("epochs"))
+        if self.calls_of("validate") >= RARELY * epochs:
+            return inside
+        measured = self._on_other_rows(measured)
+        return np.concatenate([inside, measured]) if len(measured) >= epochs else inside
+
+    def _on_other_rows(self, forwards: Matrix) -> Matrix:
+        """Those of them that were shown rows, most of which were not trained on."""
+        train = self._trained_rows(self.training_forwards())
+        serials = self.column(forwards, "serial").astype(int)
+        kept = [self.rows.get(int(serial)) for serial in serials]
+        other = [rows is not None and sum(row.tobytes() in train for row in rows) < 0.5 * len(rows) for rows in kept]
+        return np.asarray(forwards[np.array(other, dtype=bool)])
+
+    def _trained_rows(self, forwards: Matrix) -> set[bytes]:
+        serials = self.column(forwards, "serial").astype(int)
+        return {row.tobytes() for serial in serials for row in self.rows.get(int(serial), np.zeros((0, 1)))}
 
     def in_train_mode(self, forwards: Matrix) -> NDArray[np.bool_]:
         """Which forwards ran with a mode-dependent layer in train mode, by flag or by effect."""

@@ -53,6 +53,7 @@ LARGEST_LR = 0.0101  # the interface's bound of 0.01, and rounding
 
 MODULES = (
     "grading.probes.columns",
+    "grading.probes.inplace",
     "grading.probes.ledger",
     "grading.probes.values",
     "grading.probes.recorder",

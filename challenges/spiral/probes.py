@@ -22,8 +22,9 @@ import itertools
 import json
 import mmap
 import random
+import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from torch.nn import functional
 from torch.nn.modules import module as nn_module
 from torch.utils.data import DataLoader, TensorDataset
 
-from grading.probes import ledger, program, recorder, values
+from grading.probes import inplace, ledger, program, recorder, values
 from grading.probes.ghost import GhostDevice, device_of
 from grading.probes.integrity import Fingerprint
 from grading.probes.program import attempt, call_with, number, pair, type_names
@@ -41,7 +42,7 @@ from grading.probes.recorder import Recorder, StopProbe, describe
 CPU = torch.device("cpu")
 MODULE_LEVEL_FORWARDS = 8
 DIRECT_ROWS, DIRECT_BATCHES = 512, 64
-OWN = (recorder.Recorder, ledger.GradientLedger, program, recorder, values)
+OWN = (recorder.Recorder, ledger.GradientLedger, program, recorder, values, inplace)
 
 
 # -- sentinel -----------------------------------------------------------------------------
@@ -479,11 +480,15 @@ class _HeadForcing:
 
 
 def _is_head(bias: torch.Tensor, weight: torch.Tensor, classes: int) -> bool:
-    """Whether these give scores for so many classes; with more dimensions, of several models side by side."""
+    """Whether these give scores for so many classes; with more dimensions, of several models side by side.
+
+    A convolution over a single place is such a layer, too.
+    """
     models = bias.dim() - 1
-    if models < 0 or bias.shape[-1] != classes or weight.dim() != models + 2:
+    shape = weight.shape[: models + 2]
+    if models < 0 or bias.shape[-1] != classes or weight.numel() != shape.numel() or len(shape) < models + 2:
         return False
-    return weight.shape[:models] == bias.shape[:models] and classes in weight.shape[models:]
+    return shape[:models] == bias.shape[:models] and classes in shape[models:]
 
 
 def _shown_rows(loader: Any, fallback: np.ndarray) -> np.ndarray:
@@ -510,7 +515,8 @@ def _forcing(forced: torch.Tensor) -> Callable[..., torch.Tensor]:
     def hook(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
         if len(output) != len(forced):
             return output
-        return forced.to(output.dtype) + torch.nan_to_num(output) * 0.0
+        shaped = forced.reshape(output.shape) if forced.numel() == output.numel() else forced
+        return shaped.to(output.dtype) + torch.nan_to_num(output) * 0.0
 
     return hook
 
@@ -547,11 +553,18 @@ def _score_layers(model: nn.Module, x: torch.Tensor) -> tuple[list[tuple[nn.Modu
         for handle in handles:
             handle.remove()
     classes = int(output.shape[-1])
-    given = [(m, out) for m, out in calls if isinstance(out, torch.Tensor) and out.shape[:-1] == output.shape[:-1]]
+    rows = [(m, _rows_of(out)) for m, out in calls if isinstance(out, torch.Tensor)]
+    given = [(m, out) for m, out in rows if out.shape[:-1] == output.shape[:-1]]
     fitting = [m for m, out in given if out.shape == output.shape]
     if fitting:
         return [(fitting[-1], classes)], classes
     return _split_heads(given, output), classes
+
+
+def _rows_of(output: torch.Tensor) -> torch.Tensor:
+    """An output with a single place for each row and column, without the dimensions of the places."""
+    single = output.dim() > 2 and output.shape[2:].numel() == 1
+    return output.flatten(1) if single else output
 
 
 def _split_heads(given: Sequence[tuple[nn.Module, torch.Tensor]], output: torch.Tensor) -> list[tuple[nn.Module, int]]:
@@ -579,19 +592,15 @@ class _BackwardLog:
         self.values: list[float] = []
 
     def __enter__(self) -> _BackwardLog:
-        self.original = torch.Tensor.backward
-        log, original = self, self.original
-
-        def backward(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        def note(tensor: torch.Tensor, *_: Any, **__: Any) -> None:
             if tensor.numel() == 1:
-                log.values.append(float(tensor.detach()))
-            return original(tensor, *args, **kwargs)
+                self.values.append(float(tensor.detach()))
 
-        torch.Tensor.backward = backward  # type: ignore[assignment]
+        self.undo = inplace.around(cast("types.FunctionType", torch.Tensor.backward), before=note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        torch.Tensor.backward = self.original  # type: ignore[method-assign]
+        self.undo()
 
 
 # -- ghost --------------------------------------------------------------------------------
@@ -706,7 +715,8 @@ def _run_as_script(context: Any, watch: Recorder) -> None:
     context.emit("real.ending", afterwards)
     if problem is None and not watch.forwards and callable(namespace.get("main")):
         try:
-            watch.history = namespace["main"]() or watch.history
+            inplace.run_outermost(compile("returned = main()", context.submission_path, "exec"), namespace)
+            watch.history = namespace.get("returned") or watch.history
         except (Exception, SystemExit) as error:
             problem = error
     if isinstance(problem, SystemExit) and problem.code in (None, 0):

@@ -11,8 +11,11 @@ written.
 from __future__ import annotations
 
 import functools
+import os
+import re
 import sys
 import threading
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -21,9 +24,12 @@ from torch._functorch import eager_transforms, vmap
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import DeviceContext, _device_constructors
 
+from grading.probes import inplace
+
 ACCELERATORS = ("cuda", "mps", "xpu")
 _COMPUTE = {"linear", "cross_entropy", "nll_loss", "batch_norm", "matmul", "addmm", "mm", "embedding"}
 _MARK = "_assay_device"
+_VISIBLE, _FIRST_GPU = "CUDA_VISIBLE_DEVICES", re.compile(r"\s*(0|GPU-|MIG-)")
 
 
 class GhostDevice(TorchFunctionMode):
@@ -36,13 +42,21 @@ class GhostDevice(TorchFunctionMode):
 
     def __init__(self, source_name: str, *, available: bool) -> None:
         super().__init__()
-        self.source_name, self.available = source_name, available
+        self.source_name, self.pretended = source_name, available
+        self.visible_before = os.environ.get(_VISIBLE)
         self.requests: dict[str, int] = {}
         self.mixed: dict[str, int] = {}
         self.computing = False  # whether a model's forward pass is under way
         self.brought_back = 0  # tensors of the graph that such a pass took back to the CPU
         self.queries = 0
         self.restorers: list[Callable[[], None]] = []
+
+    @property
+    def available(self) -> bool:
+        """Whether the program is to see a GPU: it may have hidden the only one from itself."""
+        visible = os.environ.get(_VISIBLE)
+        hidden = visible is not None and visible != self.visible_before and not _FIRST_GPU.match(visible)
+        return self.pretended and not hidden
 
     # -- the fake answers ----------------------------------------------------------------
 
@@ -66,25 +80,32 @@ class GhostDevice(TorchFunctionMode):
         original = getattr(owner, name, None)
         if original is None:
             return
-        ghost = self
+        ghost, in_place = self, isinstance(original, types.FunctionType)
+        truth = inplace.copy_of(original) if in_place else original
 
         def query(*args: Any, **kwargs: Any) -> Any:
-            if ghost.from_submission():
+            if ghost.from_submission(3 if in_place else 2):
                 ghost.queries += 1
                 return answer(*args, **kwargs)
-            return original(*args, **kwargs)
+            return truth(*args, **kwargs)
 
+        if in_place:
+            self.restorers.append(inplace.instead(original, query))
+            return
         query.__name__ = name
         setattr(owner, name, query)
         self.restorers.append(lambda: setattr(owner, name, original))
 
     def _patch_queries(self) -> None:
-        here = self.available
-
         def constant(value: Any) -> Callable[..., Any]:
             return lambda *_, **__: value
 
-        count = 1 if here else 0
+        def here(*_: Any, **__: Any) -> bool:
+            return self.available
+
+        def count(*_: Any, **__: Any) -> int:
+            return int(self.available)
+
         for owner, name, value in (
             (torch.cuda, "is_available", here),
             (torch.cuda, "device_count", count),
@@ -112,14 +133,16 @@ class GhostDevice(TorchFunctionMode):
             (torch.accelerator, "synchronize", None),
             (torch._C, "_cuda_getDeviceCount", count),
         ):
-            self._answer(owner, name, constant(value))
-        self._answer(torch.accelerator, "current_accelerator", constant(torch.device("cuda") if here else None))
+            self._answer(owner, name, value if value in (here, count) else constant(value))
+        self._answer(
+            torch.accelerator, "current_accelerator", lambda *_, **__: torch.device("cuda") if self.available else None
+        )
         self._patch_version()
         self._patch_threads()
         self._patch_transforms()
         self._patch_generator()
         self._patch_parameter()
-        if here:
+        if self.pretended:
             self._patch_default_device()
 
     def _patch_version(self) -> None:
@@ -152,7 +175,7 @@ class GhostDevice(TorchFunctionMode):
                 self.restorers.append(functools.partial(setattr, module, name, original))
 
     def _patch_generator(self) -> None:
-        original, here = torch.Generator, self.available
+        original, here = torch.Generator, self.pretended
 
         class Generator(original):  # type: ignore[misc, valid-type]
             def __new__(cls, device: Any = "cpu") -> Any:

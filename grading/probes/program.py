@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import builtins
 import functools
 import importlib.machinery
 import inspect
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 
+from grading.probes.inplace import run_outermost
 from grading.probes.recorder import StopProbe, describe
 
 SUBMISSION_NAME = "submission"
@@ -49,7 +51,9 @@ def load(
     """
     module = types.ModuleType(name)
     module.__file__ = path
-    module.__loader__ = importlib.machinery.SourceFileLoader(name, path)  # as `python FILE` has it
+    # As `python FILE` has it:
+    module.__loader__ = importlib.machinery.SourceFileLoader(name, path)
+    vars(module).update(__annotations__={}, __builtins__=builtins, __cached__=None)
     sys.modules[name] = module
     sys.argv = [path]
     sys.path.insert(0, os.path.dirname(path))
@@ -57,7 +61,7 @@ def load(
     if before is not None:
         before(namespace)
     try:
-        exec(compile(source, path, "exec", dont_inherit=True), namespace)
+        run_outermost(compile(source, path, "exec", dont_inherit=True), namespace)
     except (Exception, StopProbe, SystemExit) as error:
         return namespace, error
     return namespace, None

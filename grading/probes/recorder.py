@@ -20,7 +20,7 @@ import sys
 import types
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from torch.optim import optimizer as optim_module
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
+from grading.probes import inplace
 from grading.probes.columns import BACKWARD_COLUMNS, CONTEXTS, FORWARD_COLUMNS, STEP_COLUMNS
 from grading.probes.ledger import GradientLedger
 from grading.probes.values import cosine, on_simplex, rms, squashed_loss, values_of
@@ -38,7 +39,22 @@ from grading.probes.values import cosine, on_simplex, rms, squashed_loss, values
 _DROPOUT = nn.modules.dropout._DropoutNd
 MODE_LAYERS = (_DROPOUT, nn.modules.batchnorm._NormBase)
 _SEEN = "assay.seen"
+# What torch's own body of a module's call does, and the same between two looks.
+_MODULE_RUN = "(self._call_impl if self._compiled_call_impl is None else self._compiled_call_impl)(*args, **kwargs)"
+_MODULE_CALL = """
+watch = "assay:enter"(self)
+if watch is None:
+    return RUN
+try:
+    output = RUN
+except BaseException:
+    "assay:over"(watch)
+    raise
+"assay:leave"(watch, output, ARGUMENTS)
+return output
+"""
 ROWS_BYTES = 4 << 20  # 20 epochs of 1,000 rows of 50 numbers
+CLOSE_FORWARDS = 400
 CLOSE_PASSES, STRETCH, LATE_SHARE = 20_000, 64, 1 / 16
 _COUNTS_ITS_STEPS = (
     *(optim.Adam, optim.NAdam, optim.RAdam, optim.Adamax, optim.Adagrad, optim.Adadelta),
@@ -125,6 +141,7 @@ class Recorder:
         self.max_past_epochs_alive = 0
         self.epoch = 0
         self.bonus: dict[str, int] = {}
+        self.accelerator = _has_accelerator()
         self.trained_on: dict[str, int] = {}  # by kind of device: training passes
         self.schedulers: list[Any] = []
         self.trained_model: nn.Module | None = None
@@ -204,26 +221,25 @@ class Recorder:
         self.restorers.append(lambda: setattr(owner, name, original))
 
     def _watch_module_calls(self) -> None:
-        """Be told of every module call without a hook on any module."""
-        recorder, original = self, nn.Module.__call__
+        """Be told of every module call, with no hook on any module and no frame between a model and its caller."""
+        recorder, function = self, cast("types.FunctionType", nn.Module.__call__)
 
-        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if recorder.depth or not _has_parameters(module):
-                return original(module, *args, **kwargs)
-            return recorder._watched(original, module, args, kwargs, type(module).forward)
+        def enter(module: nn.Module) -> Any:
+            return None if recorder.depth or not _has_parameters(module) else recorder._enter(module)
 
-        self._replace(nn.Module, "__call__", call)
+        def leave(watch: Any, output: Any, module: nn.Module, *args: Any, **kwargs: Any) -> None:
+            recorder._leave(watch, output, module, args, kwargs, type(module).forward)
 
-        def watch_class(cls: Any, /, **_: Any) -> None:
-            forward = cls.__dict__.get("forward")
-            if cls.__module__ == recorder.namespace.get("__name__") and isinstance(forward, types.FunctionType):
-                cls.forward = recorder._watched_forward(forward)  # for models called as model.forward(x)
+        known = {"_compiled_call_impl", "_call_impl"} == set(function.__code__.co_names)
+        constants = {"enter": enter, "leave": leave, "over": self._over, "original": inplace.copy_of(function)}
+        body = _MODULE_CALL.replace("RUN", _MODULE_RUN if known else '"assay:original"(ARGUMENTS)')
+        self.restorers.append(inplace.exchange(function, body, constants))
 
-        nn.Module.__init_subclass__ = classmethod(watch_class)  # type: ignore[assignment]
-        self.restorers.append(lambda: delattr(nn.Module, "__init_subclass__"))
+    def _read_stack(self, module: nn.Module) -> type[nn.Module] | None:
+        """Which of the program's functions is active, by the code objects on the stack.
 
-    def _read_stack(self) -> None:
-        """Which of the program's functions is active, by the code objects on the stack."""
+        Gives the class of the program's own whose `forward` is being run without a call of the model, if any.
+        """
         train, validate = self._code_of("train_one_epoch"), self._code_of("validate")
         # Two faces of one function cannot be told apart so: then it is judged by what was trained.
         codes = {train: "train", validate: "validate"} if train is not validate else {}
@@ -231,6 +247,10 @@ class Recorder:
         for _ in range(60):
             if frame is None:
                 break
+            if frame.f_code.co_name == "forward":
+                direct = self._model_run_by(frame)
+                if direct is not None and direct is not module:
+                    return type(direct)
             context = codes.get(frame.f_code)
             if context is not None:
                 if self.active_key != (id(frame), context):
@@ -240,9 +260,16 @@ class Recorder:
                         self.note_validation()
                         self._find_history(frame)
                 self.context, self.call = context, self.calls_begun
-                return
+                return None
             frame = frame.f_back
         self.context, self.call, self.active_key = "", 0, (0, "")
+        return None
+
+    def _model_run_by(self, frame: types.FrameType) -> nn.Module | None:
+        """The module of one of the program's own classes whose method this frame is."""
+        owner = frame.f_locals.get(frame.f_code.co_varnames[0]) if frame.f_code.co_argcount else None
+        own = isinstance(owner, nn.Module) and type(owner).__module__ == self.namespace.get("__name__")
+        return owner if own else None
 
     def _code_of(self, name: str) -> types.CodeType | None:
         function = self.namespace.get(name)
@@ -263,47 +290,27 @@ class Recorder:
             frame = frame.f_back
 
     def _watch_optimizers(self) -> None:
-        recorder, original = self, Optimizer.__init__
+        made = self.made_optimizers
 
-        def init(optimizer: Any, *args: Any, **kwargs: Any) -> None:
-            original(optimizer, *args, **kwargs)
-            recorder.made_optimizers.append(optimizer)
+        def note(optimizer: Optimizer, *_: Any, **__: Any) -> None:
+            made.append(optimizer)
 
-        self._replace(Optimizer, "__init__", init)
+        self.restorers.append(inplace.around(cast("types.FunctionType", Optimizer.__init__), after=note))
 
     def _watch_bonus(self) -> None:
         """Note schedulers, loaders, clipping and compilation when they run."""
         recorder = self
 
-        def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-            def call(*args: Any, **kwargs: Any) -> Any:
-                recorder.bonus[name] = recorder.bonus.get(name, 0) + 1
-                return function(*args, **kwargs)
+        def clipped(*_: Any, **__: Any) -> None:
+            recorder.bonus["clip"] = recorder.bonus.get("clip", 0) + 1
 
-            return call
-
-        for name in ("clip_grad_norm_", "clip_grad_value_"):
-            wrapped = counted("clip", getattr(nn.utils, name))
-            self._replace(nn.utils, name, wrapped)
-            self._replace(nn.utils.clip_grad, name, wrapped)
-
-        scheduler_init = LRScheduler.__init__
-
-        def init(scheduler: Any, *args: Any, **kwargs: Any) -> None:
+        def scheduled(scheduler: Any, *_: Any, **__: Any) -> None:
             recorder.schedulers.append(scheduler)
-            scheduler_init(scheduler, *args, **kwargs)
 
-        self._replace(LRScheduler, "__init__", init)
-
-        loader_iter = DataLoader.__iter__
-
-        def iterate(loader: DataLoader[Any]) -> Any:
+        def iterated(loader: DataLoader[Any]) -> None:
             recorder.loader_turns += 1
             recorder.bonus["pin_memory"] = recorder.bonus.get("pin_memory", 0) + bool(loader.pin_memory)
             recorder.bonus["num_workers"] = recorder.bonus.get("num_workers", 0) + (loader.num_workers > 0)
-            return loader_iter(loader)
-
-        self._replace(DataLoader, "__iter__", iterate)
 
         def compile_stand_in(model: Any = None, **_: Any) -> Any:
             if model is None:
@@ -311,7 +318,14 @@ class Recorder:
             recorder.bonus["compile"] = recorder.bonus.get("compile", 0) + 1
             return model
 
-        self._replace(torch, "compile", compile_stand_in)
+        seen: tuple[tuple[Any, Callable[..., None]], ...] = (
+            (nn.utils.clip_grad_norm_, clipped),
+            (nn.utils.clip_grad_value_, clipped),
+            (LRScheduler.__init__, scheduled),
+            (DataLoader.__iter__, iterated),
+        )
+        self.restorers += [inplace.around(function, before=note) for function, note in seen]
+        self.restorers.append(inplace.instead(cast("types.FunctionType", torch.compile), compile_stand_in))
 
     # -- the program's own functions -------------------------------------------------
 
@@ -412,28 +426,54 @@ class Recorder:
     def _watched(
         self, run: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any, forward: Callable[..., Any]
     ) -> Any:
-        """One outermost forward pass, by `run`, from `_begin` to `_end`; the model may be called or its `forward`."""
+        """One outermost forward pass, by `run`, from `_enter` to `_leave`."""
+        watch = self._enter(module)
+        try:
+            output = run(module, *args, **kwargs)
+        except BaseException:
+            self._over(watch)
+            raise
+        self._leave(watch, output, module, args, kwargs, forward)
+        return output
+
+    def _enter(self, module: nn.Module) -> _Saved | bool | None:
+        """An outermost pass begins; gives what `_over` needs, None where the pass cannot be followed to its end."""
         if not self.thorough:
-            self._read_stack()
+            direct = self._read_stack(module)
+            if direct is not None:  # as model.forward(x): seen to its end from the next such pass on
+                self._replace(direct, "forward", self._watched_forward(direct.forward))
+                return None
         self._begin(module)
         self.depth += 1
-        try:
-            if self.context == "validate":
-                with _Saved() as saved:  # a graph may be built and cut off before the output shows it
-                    output = run(module, *args, **kwargs)
-                self.saved = saved.count
-            else:
-                output = run(module, *args, **kwargs)
-        finally:
-            self.depth -= 1
-        self._end(module, args, kwargs, output, forward)
-        return output
+        # A graph may be built and cut off before the output shows it.
+        return _Saved().__enter__() if self.context == "validate" else True
+
+    def _over(self, watch: _Saved | bool | None) -> None:
+        """The pass that `_enter` began has ended, well or not."""
+        self.depth -= watch is not None
+        if isinstance(watch, _Saved):
+            watch.__exit__()
+            self.saved = watch.count
+
+    def _leave(
+        self,
+        watch: _Saved | bool | None,
+        output: Any,
+        module: nn.Module,
+        args: Any,
+        kwargs: Any,
+        forward: Callable[..., Any],
+    ) -> None:
+        """It has ended well, with this output."""
+        self._over(watch)
+        if watch is not None:
+            self._end(module, args, kwargs, output, forward)
 
     def _begin(self, module: nn.Module) -> None:
         if self.stop_after_forwards is not None and len(self.forwards) >= self.stop_after_forwards:
             self.stop()
         self.parts = _modules_of(module)
-        self.stats_before = _statistics_version(self.parts)
+        self.stats_before = self._statistics()
 
     def _end(self, module: nn.Module, args: Any, kwargs: Any, output: Any, forward: Callable[..., Any]) -> None:
         tensor = _first_tensor(output)
@@ -445,7 +485,7 @@ class Recorder:
         graph = _has_graph(tensor) or self.saved > 0
         self.saved = 0
         if graph and self.context != "validate":
-            kind = _kind_of_device(module, tensor)
+            kind = _kind_of_device(module, tensor) if self.accelerator else "cpu"
             self.trained_on[kind] = self.trained_on.get(kind, 0) + 1
             self._begin_training_forward(module)
         layers = [m for m in self.parts if isinstance(m, MODE_LAYERS)]
@@ -458,11 +498,11 @@ class Recorder:
             len(layers),
             sum(m.training for m in layers),
             bool(module.training),
-            _statistics_version(self.parts) != self.stats_before,
+            self._statistics() != self.stats_before,
             math.nan,
             self._model_number(module),
             _autocast_enabled(),
-            on_simplex(tensor) if self.random.random() < 0.25 else math.nan,
+            on_simplex(tensor) if self._by_chance(0.25, 0.06) else math.nan,
             serial,
             math.nan,
         ]
@@ -480,6 +520,14 @@ class Recorder:
                 self._tie_token(serial, tensor)
         if serial % 256 == 255:
             self.flush(lag=32)
+
+    def _statistics(self) -> tuple[int, ...]:
+        """How often the running statistics were updated; nobody asks while `train_one_epoch` is active."""
+        return () if self.context == "train" else _statistics_version(self.parts)
+
+    def _by_chance(self, often: float, rarely: float) -> bool:
+        """Drawn: often at the beginning of a run, rarely later on, when enough has been seen."""
+        return self.random.random() < (often if len(self.forwards) < CLOSE_FORWARDS else rarely)
 
     def _begin_training_forward(self, module: nn.Module) -> None:
         by_hand = self.last_kind == "train" and not self.context and self.loader_turns != self.trained_in_turn
@@ -559,7 +607,7 @@ class Recorder:
         self._count_pass(number)
         fresh = values_of(gradient)
         squashed = math.nan
-        if output is not None and self.random.random() < 0.1:
+        if output is not None and self._by_chance(0.1, 0.04):
             squashed = squashed_loss(values_of(output), fresh)
         # Only of a bias that is added to the output itself is the gradient the sum of the output's.
         added = output is not None and _is_added_last(output, watched)
@@ -610,23 +658,27 @@ class Recorder:
         unknown = (math.nan, math.nan)
         if fresh.ndim != 2 or tuple(bias.shape) != fresh.shape[1:] or optimizer is None:
             return unknown
-        mean = optimizer.state.get(bias, {}).get("exp_avg") if isinstance(optimizer.state, dict) else None
-        beta = next((group.get("betas") for group in optimizer.param_groups if "betas" in group), None)
-        summed, absolute = fresh.sum(0), float(np.abs(fresh).sum())
-        key, before = id(bias), self.last_mean.get(id(bias))
-        mean_now = values_of(mean) if isinstance(mean, torch.Tensor) else np.zeros_like(summed)
+        key, before = id(bias), self.last_mean.pop(id(bias), None)
+        summed = fresh.sum(0)
+        first, all_so_far = key not in self.summed_gradients, self.summed_gradients.get(key, np.zeros_like(summed))
+        self.summed_gradients[key] = all_so_far + summed
+        if before is None and not ((moved or first) and self._by_chance(1.0, 0.2)):
+            return unknown  # a step is looked at from its first pass on, or not at all
+        absolute = float(np.abs(fresh).sum())
         if not moved and before is not None:  # another pass of the same step
             self.last_mean[key] = (before[0], before[1] + summed, before[2] + absolute)
             return unknown
-        self.last_mean[key] = (mean_now, summed, absolute)
+        mean = optimizer.state.get(bias, {}).get("exp_avg") if isinstance(optimizer.state, dict) else None
+        beta = next((group.get("betas") for group in optimizer.param_groups if "betas" in group), None)
+        mean_now = values_of(mean) if isinstance(mean, torch.Tensor) else np.zeros_like(summed)
+        if before is None or self._by_chance(1.0, 0.2):
+            self.last_mean[key] = (mean_now, summed, absolute)
         if before is None or mean is None or not beta or mean_now.shape != summed.shape:
             return unknown
         used, wanted = mean_now - float(beta[0]) * before[0], before[1]
         known = max(float(np.linalg.norm(mean_now)), float(np.linalg.norm(before[0])))
         if np.linalg.norm(used) < 1e-3 * known or np.linalg.norm(wanted) < 1e-3 * before[2]:
             return unknown  # differences of float32 numbers: what is left of them is rounding
-        all_so_far = self.summed_gradients.get(key, 0.0) + wanted
-        self.summed_gradients[key] = all_so_far
         agreement = cosine(used, wanted)
         return agreement, float(agreement < 0.9 and cosine(used, all_so_far) > 0.98)
 
@@ -899,7 +951,7 @@ class Recorder:
                 "stopped": self.stopped,
                 "models": len(self.models),
                 "trained_on": dict(self.trained_on),
-                "accelerator": _has_accelerator(),
+                "accelerator": self.accelerator,
                 "updates_between": ledger.updates_between if ledger else 0,
                 "dirty_at_backward": ledger.dirty_at_backward if ledger else 0,
                 "grad_enabled_after": torch.is_grad_enabled(),
@@ -993,9 +1045,10 @@ def _has_accelerator() -> bool:
 
 
 def _has_parameters(module: nn.Module) -> bool:
-    if any(p is not None for p in module._parameters.values()):
-        return True
-    return any(_has_parameters(child) for child in module._modules.values() if child is not None)
+    for parameter in module._parameters.values():
+        if parameter is not None:
+            return True
+    return any(child is not None and _has_parameters(child) for child in module._modules.values())
 
 
 def _first_tensor(value: Any) -> torch.Tensor | None:
@@ -1061,10 +1114,12 @@ def _deepest_node(tensor: torch.Tensor) -> Any:
     own: Any = tensor.grad_fn
     node = own
     for _ in range(500):
-        following = next((n for n, _ in node.next_functions if n is not None and n.next_functions), None)
-        if following is None:
+        for following, _ in node.next_functions:
+            if following is not None and following.next_functions:
+                node = following
+                break
+        else:
             break
-        node = following
     if node is None or node is own:
         return own
     if _SEEN in node.metadata:
@@ -1100,8 +1155,8 @@ def _steps_taken(optimizer: Optimizer) -> int:
 
 def _statistics_version(layers: list[nn.Module]) -> tuple[int, ...]:
     """How often the running statistics of each layer have been updated."""
-    counters = (layer._buffers.get("num_batches_tracked") for layer in layers if layer._buffers)
-    return tuple(int(c) for c in counters if isinstance(c, torch.Tensor) and c.numel() == 1)
+    counters = [layer._buffers.get("num_batches_tracked") for layer in layers if layer._buffers]
+    return tuple([int(c) for c in counters if isinstance(c, torch.Tensor) and c.numel() == 1])
 
 
 def _autocast_enabled() -> bool:

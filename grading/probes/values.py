@@ -20,8 +20,11 @@ def values_of(tensor: torch.Tensor) -> np.ndarray:
     """
     try:
         with torch._C.DisableTorchFunctionSubclass():
-            plain = tensor.detach().resolve_conj().resolve_neg()  # which numpy refuses
+            plain = tensor.detach()
             exact = plain.dtype in (torch.float32, torch.float64)
+            if exact and not (plain.is_cuda or plain.is_conj() or plain.is_neg()):
+                return plain.numpy().copy()
+            plain = plain.resolve_conj().resolve_neg()  # which numpy refuses
             return (plain if exact else plain.float()).cpu().numpy().copy()
     except (RuntimeError, TypeError, NotImplementedError):
         return np.empty(0)
@@ -77,8 +80,11 @@ def squashed_loss(output: np.ndarray, gradient: np.ndarray) -> float:
     twice = once * (outer - (once * outer).sum(-1, keepdims=True))
     squashed_fit = float(_alike(gradient, twice).max(axis=0).mean())
     plain_fit = float(_alike(gradient, once - np.eye(output.shape[1])[:, None, :]).max(axis=0).mean())
-    if plain_fit > 0.99999 and _probabilities(output) and float(np.ptp(output, axis=0).max()) > 1e-3:
-        return 1.0
+    if _probabilities(output):
+        if float(np.ptp(output, axis=0).max()) <= 1e-3:
+            return math.nan  # a collapsed model: every loss looks alike
+        if plain_fit > 0.99999:
+            return 1.0
     if squashed_fit > 0.99999 and plain_fit < 0.999:
         return 1.0 if _smoothed_fit(gradient, once) < 0.9999 else math.nan
     return 0.0 if squashed_fit < 0.999 else math.nan

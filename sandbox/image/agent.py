@@ -522,7 +522,8 @@ def take_stock(modules: Modules) -> None:
 
 
 def put_away(stock: Modules) -> None:
-    """Forget the imported stock, where the job brings other modules."""
+    """Forget modules of ours, and how they are found. Whoever holds them keeps them."""
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, MemoryImporter)]
     for name in [n for n in sys.modules if any(n == s or s.startswith(n + ".") for s in stock)]:
         del sys.modules[name]
 
@@ -561,7 +562,9 @@ def step_process(step: Step, job: Job, stock: Modules, submission_path: str, evi
         prepare_interpreter(job.modules, step.sees_gpu, int(job.limits.get("gpu_memory_bytes") or 0))
         context = Context(step, submission_path, job.submission, make_emit(evidence_fd))
         module_name, _, function_name = step.entry.partition(":")
-        getattr(importlib.import_module(module_name), function_name)(context)
+        entry = getattr(importlib.import_module(module_name), function_name)
+        put_away(dict(job.modules))  # a submission that looks about finds none of ours by name
+        entry(context)
     except SystemExit as stop:
         code = stop.code & 0xFF if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException:
