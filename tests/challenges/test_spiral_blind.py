@@ -26,6 +26,7 @@ def test_every_file_of_the_corpus_has_its_verdicts_written_down() -> None:
     [
         "float64_two_passes",  # its rows are of the model's kind, not of the probes'
         "jit_scripted",  # what is watched cannot be compiled
+        "pointwise_convolutions",  # its scores have a place besides row and column
         "one_vs_rest_heads",  # no layer gives all scores
         "threaded_reader_late_no_grad",  # moves its batches in another thread
         "vmap_bagged_members",  # several models side by side

@@ -62,3 +62,30 @@ def test_nothing_of_it_stays(ghost: GhostDevice) -> None:
     with ghost:
         assert threading.Thread.run is not before[0]
     assert (threading.Thread.run, vmap._remove_batch_dim, torch.Tensor._make_subclass) == before
+
+
+@pytest.mark.parametrize(
+    ("visible", "seen"), [("", False), ("-1", False), ("1", False), ("0", True), ("0,1", True), ("GPU-8f1", True)]
+)
+def test_a_program_that_hides_the_gpu_from_itself_sees_none(
+    monkeypatch: pytest.MonkeyPatch, visible: str, seen: bool
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    program = {"__name__": "a program", "torch": torch}
+    with GhostDevice("a program", available=True):
+        assert eval("torch.cuda.is_available()", program) is True
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert eval("torch.cuda.is_available()", program) is seen
+        assert eval("torch.cuda.device_count()", program) == int(seen)
+        assert eval("torch.accelerator.current_accelerator() is not None", program) is seen
+
+
+def test_the_pretended_answers_come_from_functions_that_look_like_torchs_own() -> None:
+    program = {"__name__": "a program", "torch": torch}
+    function, file = torch.cuda.is_available, torch.cuda.is_available.__code__.co_filename
+    with GhostDevice("a program", available=True):
+        assert torch.cuda.is_available is function
+        assert torch.cuda.is_available.__code__.co_filename == file
+        assert eval("torch.cuda.is_available()", program) is True
+        assert torch.cuda.is_available() is False, "whoever else asks is told the truth"
+    assert eval("torch.cuda.is_available()", program) is False

@@ -57,6 +57,14 @@ def test_raw_scores_of_a_diverged_or_collapsed_model_are_no_softmaxed_outputs(sh
         assert seen != 1.0
 
 
+def test_the_same_certain_probabilities_for_every_row_tell_nothing() -> None:
+    """A model that collapsed: with softmaxed outputs, this is what a rate far too large makes of it."""
+    output = np.tile(np.array([[0.0, 1.0, 0.0, 0.0]], dtype=np.float32), (16, 1))
+    gradient = output - np.eye(4, dtype=np.float32)[np.arange(16) % 4]
+
+    assert math.isnan(values.squashed_loss(output, gradient))
+
+
 def test_kind_of_loss_is_open_where_nothing_tells() -> None:
     flat, labels = torch.zeros(8, 3), torch.randint(0, 3, (8,))
     assert math.isnan(values.squashed_loss(*_gradient(flat, labels, nn.CrossEntropyLoss())))

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grading.probes.columns import STEP_COLUMNS
-from grading.trace import Matrix, OptimizerSeen, Steps, order_likeness
+from grading.probes.columns import CONTEXTS, FORWARD_COLUMNS, STEP_COLUMNS
+from grading.trace import Backwards, Matrix, OptimizerSeen, Steps, Table, order_likeness
 
 ROWS, BATCH = 320, 32
 Order = Callable[[np.random.Generator, int], np.ndarray]
@@ -248,3 +248,33 @@ def test_the_sound_rate_depends_on_the_optimizer(
     assert optimizer.adaptive is adaptive
     if largest is not None:
         assert optimizer.largest_sgd_rate() == pytest.approx(largest, rel=0.02)
+
+
+def _forwards(*kinds: tuple[str, int, bool, int]) -> tuple[Matrix, dict[int, Matrix]]:
+    """Forwards by (context, call, trained, which rows), and the rows that each was shown."""
+    table, rows = np.zeros((len(kinds), len(FORWARD_COLUMNS))), {}
+    for serial, (context, call, trained, shown) in enumerate(kinds):
+        for name, value in (("context", CONTEXTS[context]), ("call", call), ("trained", trained), ("serial", serial)):
+            table[serial, FORWARD_COLUMNS.index(name)] = value
+        rows[serial] = np.full((4, 2), float(shown))
+    return table, rows
+
+
+def _measured(own: int, calls_of_validate: int, rows_of_own: int) -> int:
+    """How many validation forwards there are, of ten epochs, `own` a epoch beside `validate`."""
+    kinds = []
+    for epoch in range(10):
+        kinds += [("train", epoch + 1, True, 0)] * 3
+        kinds += [("", 0, False, rows_of_own)] * own
+        kinds += [("validate", 100 + epoch, False, 1)] * (epoch < calls_of_validate)
+    forwards, rows = _forwards(*kinds)
+    nothing = np.zeros((0, 0))
+    table = Table(forwards, Steps(nothing), Backwards(nothing), rows, {}, {"epochs": 10})
+    return len(table.validation_forwards())
+
+
+def test_where_validate_is_hardly_called_what_main_measures_with_counts_too() -> None:
+    assert _measured(own=2, calls_of_validate=10, rows_of_own=1) == 10, "called all the while: nothing else counts"
+    assert _measured(own=2, calls_of_validate=1, rows_of_own=1) == 1 + 20
+    assert _measured(own=2, calls_of_validate=1, rows_of_own=0) == 1, "passes over trained rows measure no validation"
+    assert _measured(own=2, calls_of_validate=0, rows_of_own=1) == 20
