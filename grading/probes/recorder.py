@@ -214,9 +214,6 @@ class Recorder:
 
     def _replace(self, owner: Any, name: str, value: Any) -> None:
         original = getattr(owner, name)
-        for attribute in ("__name__", "__qualname__", "__module__", "__doc__"):
-            if isinstance(value, types.FunctionType) and hasattr(original, attribute):
-                setattr(value, attribute, getattr(original, attribute))
         setattr(owner, name, value)
         self.restorers.append(lambda: setattr(owner, name, original))
 
@@ -234,6 +231,12 @@ class Recorder:
         constants = {"enter": enter, "leave": leave, "over": self._over, "original": inplace.copy_of(function)}
         body = _MODULE_CALL.replace("RUN", _MODULE_RUN if known else '"assay:original"(ARGUMENTS)')
         self.restorers.append(inplace.exchange(function, body, constants))
+
+        def trained(*_: Any, **__: Any) -> None:
+            if not recorder.forwards and not recorder.watched_classes:  # run as model.forward(x), and without layers
+                recorder.wrap_classes(recorder.namespace)
+
+        self.restorers.append(inplace.around(cast("types.FunctionType", torch.Tensor.backward), before=trained))
 
     def _read_stack(self, module: nn.Module) -> type[nn.Module] | None:
         """Which of the program's functions is active, by the code objects on the stack.

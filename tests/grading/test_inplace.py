@@ -149,6 +149,31 @@ def test_a_model_run_without_being_called_is_watched_from_its_second_pass_on() -
     assert watched["Net"].forward.__code__.co_filename == "program.py"
 
 
+BARE = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, 2))
+    def forward(self, x):
+        return x @ self.weight.T
+net = Net()
+for _ in range(4):
+    net.forward(torch.randn(4, 2)).sum().backward()
+"""
+
+
+def test_so_is_one_that_has_no_layers() -> None:
+    watched = _program()
+    watch = Recorder(lambda *_: None, "x", thorough=False)
+
+    with watch:
+        watch.namespace = watched
+        inplace.run_outermost(compile(BARE, "program.py", "exec"), watched)
+
+    assert len(watch.forwards) == 3 and all(row[4] for row in watch.forwards)
+    assert watched["Net"].forward.__code__.co_filename == "program.py"
+
+
 def test_a_pass_that_fails_ends_too() -> None:
     watch, failing = Recorder(lambda *_: None, "x", thorough=False), nn.Linear(2, 3)
 
