@@ -15,7 +15,7 @@ from services.cli import main
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3000)
 def test_no_weakening_of_the_judge_goes_unnoticed(rehearsal: RehearsalSandbox) -> None:
     # One seed: how many programs notice a weakening hangs a little on the secrets. `assay selftest`
     # draws fresh ones; misreadings are what fresh secrets are for, and the other tests draw them.

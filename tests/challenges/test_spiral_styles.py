@@ -24,7 +24,7 @@ def moot(choice: dict[str, Style]) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2000)
 def test_programs_in_random_styles_are_never_misread(grade: Grade) -> None:
     """To reproduce, put the seed that is printed in the place of the fresh one."""
     seed = secrets.token_hex(8)

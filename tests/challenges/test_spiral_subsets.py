@@ -34,7 +34,7 @@ def told(found: VerifyReport) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3000)
 @pytest.mark.usefixtures("shorter_programs")
 def test_all_256_subsets_are_read_exactly(rehearsal: RehearsalSandbox) -> None:
     found = verify(load_challenge("spiral"), rehearsal, subsets="all", seeds=[secrets.token_hex(8)], jobs=2)
