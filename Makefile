@@ -102,7 +102,8 @@ fast-tests: ## Tests that need no Docker Engine, no database server and little t
 	@$(bin)/pytest -m "not docker and not services and not slow" $(PYTEST_FLAGS)
 
 all-tests:
-	@infra/dev/tests.sh $(PYTEST_FLAGS)
+	@echo "== All tests"
+	@$(bin)/pytest $(PYTEST_FLAGS)
 
 screens: venv-dev ## Pictures of every page of the dashboard, into docs/screens (needs Chromium)
 	@infra/dev/services.sh --browser

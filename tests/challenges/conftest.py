@@ -14,7 +14,7 @@ from grading.verdict import Report
 from sandbox.rehearsal import RehearsalSandbox
 from sandbox.spec import Job, RunResult, StepListener
 
-PATIENCE = 4  # other tests run beside these
+PATIENCE = 4  # the machine may do other things besides
 
 
 class Grade(Protocol):
