@@ -290,15 +290,15 @@ class Table:
 
     def _on_other_rows(self, forwards: Matrix) -> Matrix:
         """Those of them that were shown rows, most of which were not trained on."""
-        train = self._trained_rows(self.training_forwards())
+        train = set(self._rows_shown(self.training_forwards()))
         serials = self.column(forwards, "serial").astype(int)
         kept = [self.rows.get(int(serial)) for serial in serials]
         other = [rows is not None and sum(row.tobytes() in train for row in rows) < 0.5 * len(rows) for rows in kept]
         return np.asarray(forwards[np.array(other, dtype=bool)])
 
-    def _trained_rows(self, forwards: Matrix) -> set[bytes]:
+    def _rows_shown(self, forwards: Matrix) -> list[bytes]:
         serials = self.column(forwards, "serial").astype(int)
-        return {row.tobytes() for serial in serials for row in self.rows.get(int(serial), np.zeros((0, 1)))}
+        return [row.tobytes() for serial in serials for row in self.rows.get(int(serial), np.zeros((0, 1)))]
 
     def in_train_mode(self, forwards: Matrix) -> NDArray[np.bool_]:
         """Which forwards ran with a mode-dependent layer in train mode, by flag or by effect."""
@@ -358,8 +358,7 @@ class Table:
     def validated_on_training_rows(self) -> float | None:
         """Share of the validation rows that were also trained on; None when not known."""
         train = {row.tobytes() for epoch in self.epochs_of_rows()[:1] for batch in epoch for row in batch}
-        serials = self.column(self.validation_forwards(), "serial").astype(int)
-        shown = [row.tobytes() for serial in serials for row in self.rows.get(int(serial), np.zeros((0, 1)))]
+        shown = self._rows_shown(self.validation_forwards())
         if not train or not shown:
             return None
         return sum(row in train for row in shown) / len(shown)

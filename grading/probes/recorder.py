@@ -141,7 +141,6 @@ class Recorder:
         self.max_past_epochs_alive = 0
         self.epoch = 0
         self.bonus: dict[str, int] = {}
-        self.accelerator = _has_accelerator()
         self.trained_on: dict[str, int] = {}  # by kind of device: training passes
         self.schedulers: list[Any] = []
         self.trained_model: nn.Module | None = None
@@ -488,7 +487,7 @@ class Recorder:
         graph = _has_graph(tensor) or self.saved > 0
         self.saved = 0
         if graph and self.context != "validate":
-            kind = _kind_of_device(module, tensor) if self.accelerator else "cpu"
+            kind = _kind_of_device(module, tensor)
             self.trained_on[kind] = self.trained_on.get(kind, 0) + 1
             self._begin_training_forward(module)
         layers = [m for m in self.parts if isinstance(m, MODE_LAYERS)]
@@ -954,7 +953,7 @@ class Recorder:
                 "stopped": self.stopped,
                 "models": len(self.models),
                 "trained_on": dict(self.trained_on),
-                "accelerator": self.accelerator,
+                "accelerator": _has_accelerator(),
                 "updates_between": ledger.updates_between if ledger else 0,
                 "dirty_at_backward": ledger.dirty_at_backward if ledger else 0,
                 "grad_enabled_after": torch.is_grad_enabled(),
@@ -1039,6 +1038,8 @@ def _edge_parameter(module: nn.Module, last: bool) -> torch.Tensor | None:
 
 def _kind_of_device(module: nn.Module, output: torch.Tensor) -> str:
     """Where a pass was computed: the accelerator's kind where both weights and output are on one, else the CPU."""
+    if output.is_cpu:
+        return "cpu"
     weights = next(module.parameters(), output)
     return output.device.type if weights.device.type == output.device.type else "cpu"
 
