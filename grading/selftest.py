@@ -12,10 +12,11 @@ import inspect
 import json
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from multiprocessing import get_context
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -117,15 +118,33 @@ def selftest(
     judge = engine.load_judge(challenge)
     runs = _kept_runs(challenge, judge, sandbox, cases, seed, jobs, progress)
     misread = [f"{case.name}: {wrong}" for case in cases if (wrong := _wrong(challenge, judge, case, runs, seed))]
-    told = []
-    for mutant in mutants:
+    # Processes, since a mutant changes modules; forked ones, which have the runs already.
+    with ProcessPoolExecutor(
+        jobs, get_context("fork"), initializer=_Bench.put, initargs=(challenge, judge, cases, mutants, runs, seed)
+    ) as pool:
+        told = list(pool.map(_Bench.held_against, range(len(mutants))))
+    return SelftestReport(challenge=challenge.slug, cases=len(cases), misread=tuple(misread), mutants=tuple(told))
+
+
+class _Bench:
+    """What a forked process holds mutants against."""
+
+    at: tuple[Challenge, Judge, Sequence[Case], Sequence[Mutant], Mapping[str, RunResult], str]
+
+    @classmethod
+    def put(cls, *parts: Any) -> None:
+        cls.at = parts
+
+    @classmethod
+    def held_against(cls, number: int) -> MutantReport:
+        challenge, judge, cases, mutants, runs, seed = cls.at
+        mutant = mutants[number]
         try:
             with applied(mutant):
                 noticed = (case.name for case in cases if _wrong(challenge, judge, case, runs, seed))
-                told.append(MutantReport(mutant=mutant.name, caught_by=tuple(islice(noticed, MOST_CATCHES))))
+                return MutantReport(mutant=mutant.name, caught_by=tuple(islice(noticed, MOST_CATCHES)))
         except SelftestError as error:
-            told.append(MutantReport(mutant=mutant.name, caught_by=(), stale=str(error)))
-    return SelftestReport(challenge=challenge.slug, cases=len(cases), misread=tuple(misread), mutants=tuple(told))
+            return MutantReport(mutant=mutant.name, caught_by=(), stale=str(error))
 
 
 def _kept_runs(

@@ -405,9 +405,8 @@ def order_likeness(epochs: Sequence[Sequence[Matrix]]) -> tuple[float, float] | 
     about 2/n for independent ones. Batch mates kept is the share of pairs in one batch
     that share a batch again, beyond what chance gives. None when rows cannot be matched.
     """
-    ids: dict[bytes, int] = {}
-    numbered = [[np.array([ids.setdefault(r.tobytes(), len(ids)) for r in b]) for b in e] for e in epochs]
-    if len(ids) > 1.5 * max(sum(len(b) for b in epoch) for epoch in epochs):
+    numbered, different = _numbered(epochs)
+    if different > 1.5 * max(sum(len(b) for b in epoch) for epoch in epochs):
         return _aligned_likeness(epochs)
     order, mates = 0.0, 0.0
     for i, first in enumerate(numbered):
@@ -437,23 +436,39 @@ def _aligned_likeness(epochs: Sequence[Sequence[Matrix]]) -> tuple[float, float]
     return max(likeness, 0.0), 0.0
 
 
+def _numbered(epochs: Sequence[Sequence[Matrix]]) -> tuple[list[list[NDArray[np.int64]]], int]:
+    """A number for each row, the same for rows that are the same to the bit, and how many numbers there are."""
+    batches = [np.asarray(batch, dtype=np.float64) for epoch in epochs for batch in epoch]
+    widest = max((batch.shape[1] for batch in batches), default=0)
+    rows = np.zeros((sum(len(batch) for batch in batches), widest + 1))
+    rows[:, widest] = np.repeat([b.shape[1] for b in batches], [len(b) for b in batches])  # no row equals a longer one
+    ends = np.cumsum([len(batch) for batch in batches])
+    for end, batch in zip(ends, batches, strict=True):
+        rows[end - len(batch) : end, : batch.shape[1]] = batch
+    different, number = np.unique(rows.view(np.dtype((np.void, rows.itemsize * (widest + 1)))), return_inverse=True)
+    parts = iter(np.split(number.reshape(-1), ends[:-1]))
+    return [[next(parts) for _ in epoch] for epoch in epochs], len(different)
+
+
 def _neighbours_kept(first: Sequence[NDArray[np.int64]], second: Sequence[NDArray[np.int64]]) -> float:
     a, b = np.concatenate(list(first)), np.concatenate(list(second))
-    pairs = {frozenset(p) for p in zip(b[:-1].tolist(), b[1:].tolist(), strict=True)}
-    kept = [frozenset(p) in pairs for p in zip(a[:-1].tolist(), a[1:].tolist(), strict=True)]
-    return sum(kept) / max(1, len(kept))
+    most = int(max(a.max(initial=0), b.max(initial=0))) + 1
+    kept = np.isin(*(np.minimum(rows[:-1], rows[1:]) * most + np.maximum(rows[:-1], rows[1:]) for rows in (a, b)))
+    return float(kept.sum()) / max(1, len(kept))
 
 
 def _mates_kept(first: Sequence[NDArray[np.int64]], second: Sequence[NDArray[np.int64]]) -> float:
-    where = {int(row): i for i, batch in enumerate(second) for row in batch}
     total = sum(len(b) for b in second)
     chance = sum((len(b) / total) ** 2 for b in second) if total else 1.0
     if chance > 0.6:  # one or two batches: every pair shares one whatever the order
         return 0.0
-    together, pairs = 0.0, 0
-    for batch in first:
-        homes = np.array([where[int(r)] for r in batch if int(r) in where])
-        counts = np.bincount(homes) if len(homes) else np.zeros(0)
-        together += float((counts * (counts - 1)).sum())
-        pairs += len(homes) * (len(homes) - 1)
+    a, b = np.concatenate(list(first)), np.concatenate(list(second))
+    where = np.full(int(max(a.max(initial=0), b.max(initial=0))) + 1, -1)
+    where[b] = np.repeat(np.arange(len(second)), [len(batch) for batch in second])
+    homes, batch_of = where[a], np.repeat(np.arange(len(first)), [len(batch) for batch in first])
+    batch_of, homes = batch_of[homes >= 0], homes[homes >= 0]
+    counts = np.bincount(batch_of * len(second) + homes).astype(np.float64)
+    sizes = np.bincount(batch_of).astype(np.float64)
+    pairs = float((sizes * (sizes - 1)).sum())
+    together = float((counts * (counts - 1)).sum())
     return (together / pairs - chance) / (1 - chance) if pairs else 0.0
