@@ -201,15 +201,16 @@ def regrade_cohort(path: CohortPath) -> Result:
     "GET",
     "/cohorts/<cohort_id>/diff",
     access=needs("read"),
-    answers={200: Answer("What changed.", CohortDiffs)},
+    answers={200: Answer("A page of what changed.", CohortDiffs, headers=LINK)},
     problems=(404,),
 )
-def get_cohort_diff(path: CohortPath) -> Result:
-    """Compare the newest reports with those before the regrade."""
+def get_cohort_diff(path: CohortPath, query: PageQuery) -> Result:
+    """Compare the newest reports with those before the regrade, newest submission first."""
     cohort = _find(path.cohort_id)
-    diffs = [diff_of(one) for one in here().store.cohort_diff(cohort.id)]
-    changed = sum(bool(one.changes) for one in diffs)
-    return CohortDiffs(cohort_id=cohort.id, state=cohort.state, changed=changed, data=diffs)
+    changed, _ = here().store.cohort_changed(cohort.id)
+    page = here().store.cohort_diff(cohort.id, query.cursor, query.limit)
+    diffs = [diff_of(one) for one in page.items]
+    return listed(CohortDiffs, diffs, page, cohort_id=cohort.id, state=cohort.state, changed=changed)
 
 
 @room.route_for(

@@ -343,13 +343,12 @@ class CohortDiffTold(Told):
     changes: list[VerdictChangeTold]
 
 
-class CohortDiffs(Told):
+class CohortDiffs(Listed[CohortDiffTold]):
     """What a regrade changed."""
 
     cohort_id: str
     state: CohortState = Field(description="`running`: some are not graded anew yet.")
-    changed: int
-    data: list[CohortDiffTold]
+    changed: int = Field(description="Submissions of the whole cohort whose verdicts or rating differ.")
 
 
 # --- invitations -----------------------------------------------------------------------

@@ -17,9 +17,9 @@ L = TypeVar("L", bound=Listed[Any])
 LINK = (("Link", "The next page, rel=next, where there is one."),)
 
 
-def listed(model: type[L], data: list[Any], page: Page[Any]) -> Result:
-    """The answer of a list route."""
-    body = model(data=data, next_cursor=page.next_cursor, has_more=page.next_cursor is not None)
+def listed(model: type[L], data: list[Any], page: Page[Any], **more: Any) -> Result:
+    """The answer of a list route; `more` is what the model tells besides."""
+    body = model(data=data, next_cursor=page.next_cursor, has_more=page.next_cursor is not None, **more)
     if page.next_cursor is None:
         return body, 200
     kept = [(name, value) for name, value in request.args.items(multi=True) if name != "cursor"]

@@ -1,7 +1,7 @@
 """The service's memory: submissions and their state machine, cohorts, keys, webhooks, audit.
 
 `Store` is the only door. Its methods are safe to call from many threads and processes; each is one
-transaction (`sweep`, `cohort_rows` and `cohort_diff` are several) and either happens or does not.
+transaction (`sweep` and `cohort_rows` are several) and either happens or does not.
 After a fork open a store of your own. Any method raises StoreUnavailable when the database is the
 trouble; where that happened while committing, the change may or may not have been made, and
 calling again is right: `finish`, `release` and `hand_back` know their own doing again.
@@ -25,7 +25,7 @@ from services.store.ids import new_id
 from services.store.integrations import IntegrationPart
 from services.store.invitations import Check, Invitation, InvitationPart, InvitationState, NewInvitations
 from services.store.keys import KeyPart
-from services.store.overview import FlagState, Line, OverviewPart
+from services.store.overview import LOOKS, FlagState, Line, LineChoice, Look, OverviewPart, Show, Tally
 from services.store.part import BodyOf
 from services.store.people import ROLES, SHORTEST_PASSWORD, PeoplePart, Role, SignedIn, User
 from services.store.records import (
@@ -184,6 +184,7 @@ __all__ = [
     "ERASED",
     "EVENT_TYPES",
     "LONGEST_TEXT",
+    "LOOKS",
     "MARKS",
     "RECOMMENDATIONS",
     "ROLES",
@@ -225,6 +226,8 @@ __all__ = [
     "Invitation",
     "InvitationState",
     "Line",
+    "LineChoice",
+    "Look",
     "Mark",
     "MessageFilters",
     "MessageState",
@@ -247,6 +250,7 @@ __all__ = [
     "Scorecard",
     "Secret",
     "ShareLink",
+    "Show",
     "SignedIn",
     "Store",
     "StoreCounts",
@@ -256,6 +260,7 @@ __all__ = [
     "SubmissionFilters",
     "SubmissionState",
     "Swept",
+    "Tally",
     "User",
     "VerdictChange",
     "WebhookMessage",

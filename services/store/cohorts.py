@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import insert, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Select, and_, func, insert, or_, select
+from sqlalchemy.orm import Bundle, Session, aliased
 
 from services.store import machine
 from services.store.audit import append
 from services.store.errors import Conflict
 from services.store.ids import COHORT, new_id
-from services.store.part import Part, page
+from services.store.part import Part, page, page_of_rows
 from services.store.records import (
     Cohort,
     CohortDiff,
@@ -79,39 +80,42 @@ class CohortPart(Part):
                 known = reports.get(submission.id)
                 yield CohortRow(submission, known[-1][1] if known else None)
 
-    def cohort_diff(self, cohort_id: str) -> list[CohortDiff]:
-        """The newest report of each submission beside the one before it, where it has two.
+    def cohort_diff(
+        self, cohort_id: str, cursor: str | None = None, limit: int = 50, *, changed: bool = False
+    ) -> Page[CohortDiff]:
+        """The newest report of each submission that has two beside the one before it, newest submission first.
 
         Reports are opened only where their short facts differ, so a regrade that changed little costs little.
-        """
-        facts = (ReportRow.verdicts, ReportRow.provisional, ReportRow.challenge_digest)
-        short = (
-            select(ReportRow.submission_id, ReportRow.generation, ReportRow.fixed, *facts)
-            .join(SubmissionRow, SubmissionRow.id == ReportRow.submission_id)
-            .where(SubmissionRow.cohort_id == cohort_id, ReportRow.report.is_not(None))
-            .order_by(ReportRow.submission_id, ReportRow.generation)
-        )
-        last: dict[str, list[Any]] = {}
-        with self._database.read() as session:
-            for row in session.execute(short):
-                last[row.submission_id] = [*last.get(row.submission_id, ())[-1:], row]
-        pairs = {name: (rows[0], rows[1]) for name, rows in last.items() if len(rows) == 2}
-        names = sorted(pairs)
-        parts = [names[start : start + _BATCH] for start in range(0, len(names), _BATCH)]
-        return [diff for part in parts for diff in self._differences(part, pairs)]
 
-    def _differences(self, ids: Sequence[str], pairs: Mapping[str, tuple[Any, Any]]) -> Iterator[CohortDiff]:
-        alike = {name for name in ids if pairs[name][0].verdicts and pairs[name][0][3:] == pairs[name][1][3:]}
+        Args:
+            changed: only those that read differently now.
+
+        Raises:
+            BadCursor: the cursor is none of ours.
+        """
+        pairs = _pairs(SubmissionRow, *(_short(row, when) for row, when in ((_OLD, "old"), (_NEW, "new"))))
+        found = pairs.where(SubmissionRow.cohort_id == cohort_id, *([_READS_DIFFERENTLY] if changed else []))
         with self._database.read() as session:
-            found = select(SubmissionRow).where(SubmissionRow.id.in_(ids)).order_by(SubmissionRow.id)
-            submissions = [machine.record(row) for row in session.scalars(found)]
-            alike = {one.id for one in submissions if one.id in alike and one.rating is not None}
-            reports = _reports(session, [name for name in ids if name not in alike])
-        for submission in submissions:
-            if submission.id in alike:
-                yield _no_difference(submission, *pairs[submission.id])
-            elif len(reports.get(submission.id, ())) > 1:
-                yield _difference(submission, *reports[submission.id][-2:])
+            whole = page_of_rows(session, found, SubmissionRow.id, cursor, limit, _pair)
+            opened = [submission.id for submission, before, after in whole.items if not _alike(before, after)]
+            reports = _reports(session, opened)
+        return Page(
+            tuple(
+                _difference(submission, *reports[submission.id][-2:])
+                if submission.id in reports
+                else _no_difference(submission, before, after)
+                for submission, before, after in whole.items
+            ),
+            whole.next_cursor,
+        )
+
+    def cohort_changed(self, cohort_id: str) -> tuple[int, int]:
+        """How many submissions read differently since they were graded anew, and how many were."""
+        changed = func.count().filter(_READS_DIFFERENTLY)
+        found = _pairs(changed, func.count()).where(SubmissionRow.cohort_id == cohort_id)
+        with self._database.read() as session:
+            different, compared = session.execute(found).one()
+        return different, compared
 
     def _parts(
         self, cohort_id: str
@@ -168,17 +172,64 @@ def _reports(session: Session, submission_ids: Sequence[str]) -> dict[str, list[
     return reports
 
 
-def _no_difference(submission: Submission, before: Any, after: Any) -> CohortDiff:
+_OLD, _NEW = aliased(ReportRow), aliased(ReportRow)
+_READS_DIFFERENTLY = or_(_OLD.verdicts.is_distinct_from(_NEW.verdicts), _OLD.rating.is_distinct_from(_NEW.rating))
+
+
+def _pairs(*columns: Any) -> Select[Any]:
+    """`columns` of each submission that has two reports, with its newest (_NEW) and the one before (_OLD)."""
+    kept = aliased(ReportRow)
+    newest = select(func.max(kept.generation)).where(kept.submission_id == SubmissionRow.id, kept.report.is_not(None))
+    before = newest.where(kept.generation < _NEW.generation)
+    return (
+        select(*columns)
+        .select_from(SubmissionRow)
+        .join(_NEW, _is(_NEW, newest.correlate(SubmissionRow)))
+        .join(_OLD, _is(_OLD, before.correlate(SubmissionRow, _NEW)))
+    )
+
+
+def _is(report: Any, generation: Select[Any]) -> ColumnElement[bool]:
+    return and_(report.submission_id == SubmissionRow.id, report.generation == generation.scalar_subquery())
+
+
+@dataclass(frozen=True, slots=True)
+class _Short:
+    """What lists know of a report without opening it."""
+
+    generation: int
+    fixed: int
+    rating: str | None
+    verdicts: str | None
+    challenge_digest: str
+
+
+def _short(report: Any, when: str) -> Bundle[Any]:
+    return Bundle(when, *(getattr(report, one.name) for one in fields(_Short)))
+
+
+def _pair(row: Any) -> tuple[Submission, _Short, _Short]:
+    submission, before, after = row
+    return machine.record(submission), _Short(*before), _Short(*after)
+
+
+def _alike(before: _Short, after: _Short) -> bool:
+    """Whether the letters mean the same bugs, and are the same."""
+    same = (before.verdicts, before.challenge_digest) == (after.verdicts, after.challenge_digest)
+    return same and bool(before.verdicts)
+
+
+def _no_difference(submission: Submission, before: _Short, after: _Short) -> CohortDiff:
     return CohortDiff(
         submission_id=submission.id,
         file_name=submission.file_name,
         candidate=submission.candidate,
         before_generation=before.generation,
         after_generation=after.generation,
-        before_rating=submission.rating,
-        after_rating=submission.rating,
-        before_fixed=before.fixed,
-        after_fixed=after.fixed,
+        before_rating=before.rating,
+        after_rating=after.rating,
+        before_fixed=None if before.rating is None else before.fixed,
+        after_fixed=None if after.rating is None else after.fixed,
         changes=(),
     )
 

@@ -10,6 +10,8 @@ ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o
 _RANDOM_BITS = 80
 _STEP_BITS = 48
 _LENGTH = 26  # 130 bits in steps of five hold 48 bits of milliseconds and the random ones
+ID_CHARS = 4 + _LENGTH
+CODE_CHARS = 5  # the last ones: what a candidate is called by while names are hidden
 
 SUBMISSION, COHORT, KEY, ENDPOINT, MESSAGE, INTEGRATION, REPORT = "sub", "coh", "key", "whe", "msg", "int", "rep"
 INVITATION = "inv"

@@ -237,6 +237,7 @@ def keep_report(session: Session, row: SubmissionRow, report: Report, now_us: in
             goal_reached=report.goal.reached,
             accuracy=report.goal.accuracy,
             provisional=None if report.rating is None else report.rating.provisional,
+            rating=None if report.rating is None else report.rating.rating,
             # Escaped, so that no candidate's output holds a character that a database refuses.
             report=json.dumps(report.model_dump(mode="json"), ensure_ascii=True, separators=(",", ":")),
             created_us=now_us,

@@ -50,12 +50,24 @@ def page(
     record: Callable[[Row], Record],
 ) -> Page[Record]:
     """Rows by falling `column`, which is unique. The cursor names the last row of the page before."""
+    return page_of_rows(session, statement, column, cursor, limit, lambda row: record(row[0]))
+
+
+def page_of_rows(
+    session: Session,
+    statement: Select[Any],
+    column: InstrumentedAttribute[Any],
+    cursor: str | None,
+    limit: int,
+    record: Callable[[Any], Record],
+) -> Page[Record]:
+    """The same where `statement` asks for several things, the table of `column` first."""
     if cursor is not None:
         statement = statement.where(column < _decoded(cursor, isinstance(column.type, Integer)))
-    rows = session.scalars(statement.order_by(column.desc()).limit(limit + 1)).all()
+    rows = session.execute(statement.order_by(column.desc()).limit(limit + 1)).all()
     more = len(rows) > limit
     rows = rows[:limit]
-    return Page(tuple(record(row) for row in rows), _encoded(getattr(rows[-1], column.key)) if more else None)
+    return Page(tuple(record(row) for row in rows), _encoded(getattr(rows[-1][0], column.key)) if more else None)
 
 
 def merged(pages: Sequence[Page[Record]], name: Callable[[Record], str], limit: int) -> Page[Record]:

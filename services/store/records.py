@@ -54,6 +54,12 @@ class Candidate(TypedDict, total=False):
     email: str
 
 
+def shown_name(candidate: Mapping[str, Any] | None, file_name: str) -> str:
+    """What whoever handed in is called."""
+    told = candidate or {}
+    return str(told.get("name") or told.get("external_id") or told.get("email") or file_name)
+
+
 @dataclass(frozen=True, slots=True)
 class NewSubmission:
     """A submission as it comes in, already checked."""

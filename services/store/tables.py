@@ -25,6 +25,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
 
+from services.store.records import shown_name
+
 # SQLite numbers rows by itself only where the column is called INTEGER.
 Serial = BigInteger().with_variant(Integer, "sqlite")
 Time = BigInteger
@@ -40,6 +42,11 @@ def clean(words: str) -> str:
 def indexed(words: str) -> str:
     """`words` as far as they are compared: PostgreSQL's index takes no more than 2,700 bytes."""
     return clean(words)[:_INDEXED_CHARS]
+
+
+def listed_as(candidate: Mapping[str, Any] | None, file_name: str) -> str:
+    """The same and the file's name, in small letters of any script, for sorting and searching."""
+    return indexed(f"{shown_name(candidate, file_name)}\n{file_name}".casefold())
 
 
 def _cleaned(value: Any) -> Any:
@@ -178,6 +185,7 @@ class SubmissionRow(Table):
     invitation_id: Mapped[str | None] = mapped_column(Id, index=True)
     check_result: Mapped[dict[str, Any] | None] = mapped_column(Facts)  # the public part, and the only one kept
     external_id: Mapped[str | None] = mapped_column(Words)  # the candidate's, short enough for an index
+    listed_as: Mapped[str] = mapped_column(Words, server_default="")  # what lists are sorted and searched by
 
     __table_args__ = (
         Index(None, "state", "id"),
@@ -189,12 +197,14 @@ class SubmissionRow(Table):
         Index("ix_submissions_checks", "queue", "state", sqlite_where=CHECKS, postgresql_where=CHECKS),
     )
 
-    @validates("candidate")
-    def _keep_external_id(self, _: str, candidate: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """Wherever a row gets its candidate, or loses it."""
-        told = (candidate or {}).get("external_id")
+    @validates("candidate", "file_name")
+    def _keep_names(self, what: str, value: Any) -> Any:
+        """Wherever a row gets its candidate and its file's name, or loses them."""
+        now = {"candidate": self.candidate, "file_name": self.file_name, what: value}
+        told = (now["candidate"] or {}).get("external_id")
         self.external_id = None if told is None else indexed(str(told))
-        return candidate
+        self.listed_as = listed_as(now["candidate"], now["file_name"] or "")
+        return value
 
 
 class ReportRow(Table):
@@ -215,6 +225,7 @@ class ReportRow(Table):
     goal_reached: Mapped[bool | None]
     accuracy: Mapped[float | None]  # 0 to 1
     provisional: Mapped[bool | None]
+    rating: Mapped[str | None] = mapped_column(Words)
     report: Mapped[str | None] = mapped_column(Words)  # None once erased; the counts stay
     created_us: Mapped[int] = mapped_column(Time)
 

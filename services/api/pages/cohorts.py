@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Response, redirect, render_template, request, url_for
@@ -16,7 +17,7 @@ from services.api.pages.listing import Paging, Sorting, next_link
 from services.api.pages.text import who
 from services.api.problems import ApiProblem
 from services.api.service import here
-from services.store import Cohort, Line
+from services.store import Cohort, LineChoice, SubmissionState, Tally
 
 desk = Desk(
     "cohort_pages",
@@ -26,6 +27,8 @@ desk = Desk(
 _PER_PAGE = 50
 _COHORTS_PER_PAGE = 30
 _MOST_COMPARED = 4
+_STRONGEST = 3
+_SECOND_LOOKS = 5
 
 
 @desk.page("GET", "/", roles=READERS)
@@ -57,7 +60,7 @@ def manifest_of(slug: str) -> Manifest | None:
     return challenge.manifest if challenge else None
 
 
-def _progress(counts: dict[str, int]) -> dict[str, int]:
+def _progress(counts: Mapping[SubmissionState, int]) -> dict[str, int]:
     total = sum(count for state, count in counts.items() if state != "erased")
     under_way = counts.get("queued", 0) + counts.get("running", 0)
     return {
@@ -84,63 +87,48 @@ def cohort_page(cohort_id: str) -> str:
     """One cohort: the short answer, the figures, the table."""
     cohort = find(cohort_id)
     manifest = manifest_of(cohort.challenge)
-    lines = here().store.cohort_lines(cohort.id)
-    wanted = review.choice(request.args, manifest)
-    found = review.chosen(lines, wanted, _name_of)
-    paging = Paging.of(request.path, wanted.arguments, wanted.page, _PER_PAGE, len(found))
     bugs = manifest.bugs if manifest else ()
-    looks = review.second_look(lines)
+    store, blind = here().store, gate.blind()
+    tally = store.cohort_tally(cohort.id, len(bugs))
+    looks = store.cohort_size(cohort.id, LineChoice(show="look"))
+    wanted = review.choice(request.args, manifest, blind=blind)
+    found = store.cohort_size(cohort.id, wanted) if wanted.filters else tally.total
+    paging = Paging.of(request.path, wanted.arguments, wanted.page, _PER_PAGE, found)
     return render_template(
         "assay/cohort.html",
         cohort=cohort,
         manifest=manifest,
         bugs=bugs,
-        progress=_progress(_counted(lines)),
-        strongest=review.strongest(lines, bugs),
-        looks=looks[:8],
-        looks_left=max(0, len(looks) - 8),
-        summary=review.summary(lines, len(bugs)),
-        figures=_figures(lines, manifest),
-        lines=found[paging.part],
+        progress=_progress(tally.states),
+        strongest=[review.strong(line, bugs) for line in store.cohort_strongest(cohort.id, _STRONGEST)],
+        looks=[review.second_look(line) for line in store.cohort_looks(cohort.id, _SECOND_LOOKS)],
+        looks_in_all=looks,
+        summary=review.summary(tally, len(bugs)),
+        figures=_figures(tally, manifest),
+        lines=store.cohort_lines(cohort.id, wanted, limit=_PER_PAGE, offset=paging.part.start),
         paging=paging,
         sorting=Sorting(request.path, wanted.arguments, wanted.sort, wanted.falling),
         wanted=wanted,
-        shows={key: label for key, (label, _) in review.SHOWS.items()},
-        standing=review.Standing(lines),
+        shows=review.SHOWS,
+        tally=tally,
+        standing=review.standing,
         who=who,
-        total=len(lines),
+        total=tally.total,
         may_act=gate.person().role in RECRUITERS,
     )
 
 
-def _name_of(line: Line) -> str:
-    """What searching and sorting by name go by: nothing that blind review hides."""
-    shown = who(line, gate.blind())
-    return shown if gate.blind() else f"{shown} {line.file_name}"
-
-
-def _counted(lines: list[Line]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for line in lines:
-        counts[line.state] = counts.get(line.state, 0) + 1
-    return counts
-
-
-def _figures(lines: list[Line], manifest: Manifest | None) -> dict[str, Any] | None:
-    graded = review.rated(lines)
-    if manifest is None or not graded:
+def _figures(tally: Tally, manifest: Manifest | None) -> dict[str, Any] | None:
+    if manifest is None or not tally.rated:
         return None
     counts = [0] * (len(manifest.bugs) + 1)
-    fixed = [0] * len(manifest.bugs)
-    for line in graded:
-        counts[min(line.fixed or 0, len(manifest.bugs))] += 1
-        for number, verdict in enumerate(line.verdicts[: len(manifest.bugs)]):
-            fixed[number] += verdict == "fixed"
+    for fixed, count in tally.by_fixed.items():
+        counts[min(fixed, len(manifest.bugs))] += count
     names = [f"{bug.number}  {bug.id}" for bug in manifest.bugs]
     return {
         "scores": charts.distribution(counts, "Mended bugs per candidate", "bugs mended"),
-        "bugs": charts.rates(names, fixed, len(graded), "Who mended each bug"),
-        "graded": len(graded),
+        "bugs": charts.rates(names, list(tally.mended), tally.rated, "Who mended each bug"),
+        "graded": tally.rated,
     }
 
 
@@ -148,9 +136,8 @@ def _figures(lines: list[Line], manifest: Manifest | None) -> dict[str, Any] | N
 def progress(cohort_id: str) -> str:
     """How far the cohort is: a part of its page that renews itself while something is under way."""
     cohort = find(cohort_id)
-    counts = {str(state): count for state, count in here().store.cohort_progress(cohort.id).items()}
     seen = request.args.get("seen", "")
-    now = _progress(counts)
+    now = _progress(here().store.cohort_progress(cohort.id))
     return render_template(
         "assay/cohort_progress.html", cohort=cohort, progress=now, seen=seen, news=seen != str(now["done"])
     )
@@ -163,22 +150,23 @@ def compare(cohort_id: str) -> str:
     ids = list(dict.fromkeys(request.args.getlist("id")))
     if not 2 <= len(ids) <= _MOST_COMPARED:
         raise ApiProblem(422, "Choose two to four candidates of the table, then compare them.")
-    lines = here().store.cohort_lines(cohort.id)
-    known = {line.id: line for line in lines}
+    manifest = manifest_of(cohort.challenge)
+    known = here().store.cohort_lines_by_id(cohort.id, ids)
     if any(one not in known for one in ids):
         raise ApiProblem(404, "One of these is not in this cohort, or not any more.")
     reports = {one: here().store.report(one) for one in ids}
     return render_template(
         "assay/compare.html",
         cohort=cohort,
-        manifest=manifest_of(cohort.challenge),
+        manifest=manifest,
         lines=[known[one] for one in ids],
         reports=reports,
         evidence={
             one: {bug["number"]: bug["evidence"] for bug in (report or {}).get("bugs", ())}
             for one, report in reports.items()
         },
-        standing=review.Standing(lines),
+        tally=here().store.cohort_tally(cohort.id, len(manifest.bugs) if manifest else 0),
+        standing=review.standing,
         who=who,
     )
 
@@ -187,11 +175,15 @@ def compare(cohort_id: str) -> str:
 def changes(cohort_id: str) -> str:
     """What a regrade changed."""
     cohort = find(cohort_id)
-    diffs = here().store.cohort_diff(cohort.id)
-    changed = [diff for diff in diffs if diff.changes or diff.before_rating != diff.after_rating]
-    paging = Paging.of(request.path, {}, review.choice(request.args, None).page, _PER_PAGE, len(changed))
+    changed, compared = here().store.cohort_changed(cohort.id)
+    page = here().store.cohort_diff(cohort.id, request.args.get("cursor"), _PER_PAGE, changed=True)
     return render_template(
-        "assay/cohort_changes.html", cohort=cohort, total=len(diffs), changed=changed[paging.part], paging=paging
+        "assay/cohort_changes.html",
+        cohort=cohort,
+        total=compared,
+        different=changed,
+        changed=page.items,
+        older_link=next_link(request.path, request.args, page.next_cursor),
     )
 
 

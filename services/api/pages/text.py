@@ -12,6 +12,8 @@ from grading.challenge import Bug
 from services.render import inert
 from services.store import Line, Submission
 from services.store.events import iso
+from services.store.ids import CODE_CHARS
+from services.store.records import shown_name
 
 LOOKS = {
     "fixed": {"css": "fixed", "glyph": "✓", "word": "fixed"},
@@ -117,15 +119,14 @@ def sentence(error: Exception) -> str:
 
 def code_name(submission_id: str) -> str:
     """What a candidate is called while names are hidden."""
-    return f"Candidate {submission_id[-5:].upper()}"
+    return f"Candidate {submission_id[-CODE_CHARS:].upper()}"
 
 
 def who(of: Submission | Line, blind: bool) -> str:
     """The name to show for whoever handed in."""
     if blind:
         return code_name(of.id)
-    candidate = of.candidate or {}
-    shown = candidate.get("name") or candidate.get("external_id") or candidate.get("email") or of.file_name
+    shown = shown_name(of.candidate, of.file_name)
     return inert(shown, 80) if shown.strip() else code_name(of.id)
 
 

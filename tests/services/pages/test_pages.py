@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import random
 import re
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from grading.challenge import load_challenge
 from grading.verdict import Verdict
 from services.api.pages import pdf
 from services.store import NewSubmission, Pool, StoreUnavailable
+from services.store.overview import OverviewPart
 from tests.services.pages import seed
 from tests.services.pages.conftest import Site
 
@@ -72,6 +75,48 @@ class TestCohort:
         parts = [self._names(browser.get(f"{path}?page={number}").text) for number in (1, 2, 3)]
         assert [len(part) for part in parts] == [50, 50, 20]
         assert len({name for part in parts for name in part}) == 120
+
+    def test_no_page_reads_more_of_a_cohort_than_it_shows(self, site: Site, monkeypatch: pytest.MonkeyPatch):
+        """Neither more lines nor more questions to the database, however large the cohort is."""
+        cost: dict[int, list[tuple[int, int]]] = {}
+        questions, lines = 0, 0
+        read = OverviewPart._read
+
+        def reading(self: OverviewPart, found: Any) -> Any:
+            nonlocal lines
+            answer = read(self, found)
+            lines += len(answer)
+            return answer
+
+        def asked(*_: Any) -> None:
+            nonlocal questions
+            questions += 1
+
+        monkeypatch.setattr(OverviewPart, "_read", reading)
+        event.listen(site.store._database.engine, "before_cursor_execute", asked)
+        browser = site.browser("recruiter")
+        for count in (60, 120):
+            made = seed.cohort(site.store, count, seed=5)
+            self._read_differently(site, made)
+            path = f"/cohorts/{made.cohort_id}"
+            two = f"{path}/compare?id={made.submission_ids[0]}&id={made.submission_ids[1]}"
+            cost[count] = []
+            for address in (path, f"{path}?sort=name&q=a", f"{path}?show=goal&page=2", two, f"{path}/changes"):
+                questions = lines = 0
+                response = browser.get(address)
+                assert response.status_code == 200
+                cost[count].append((questions, lines))
+            assert response.text.count('<th scope="row">') == 50 and "cursor=" in response.text
+        assert [asked for asked, _ in cost[60]] == [asked for asked, _ in cost[120]]
+        assert all(read <= 50 + 3 + 5 for _, read in cost[120])
+
+    def _read_differently(self, site: Site, made: seed.Seeded) -> None:
+        """Grade a cohort anew, so that everybody has every bug left."""
+        site.store.regrade_cohort(made.cohort_id)
+        report = seed.made_report(load_challenge("spiral"), "a.py", b"x", [Verdict.NOT_FIXED] * 8, random.Random(1))
+        for one in made.submission_ids:
+            if one != made.dead_id:
+                seed.finish(site.store, one, report)
 
     def test_two_to_four_are_compared(self, site: Site):
         browser, path = site.browser("interviewer"), f"/cohorts/{site.seeded.cohort_id}/compare"

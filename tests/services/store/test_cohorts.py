@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import update
 
 from grading.verdict import Report
-from services.store import Conflict, NewSubmission, NotFound, Store
+from services.store import Conflict, NewSubmission, NotFound, Page, Store
 from services.store.tables import SubmissionRow
 
 from .conftest import watched
@@ -77,7 +77,7 @@ def test_a_regrade_shows_what_reads_differently(store: Store, grade: Grade) -> N
     made = store.create_submissions(cohort.id, files(2, 2, 2))
     for one in made:
         grade(one.id)
-    assert store.cohort_diff(cohort.id) == []
+    assert store.cohort_diff(cohort.id).items == ()
     assert store.regrade_cohort(cohort.id, actor="key_1") == 3
     again = store.cohort(cohort.id)
     assert again is not None and (again.state, again.generation) == ("running", 1)
@@ -85,7 +85,12 @@ def test_a_regrade_shows_what_reads_differently(store: Store, grade: Grade) -> N
     assert claim is not None
     other = grade(made[1].id)
     assert store.finish(claim, other.model_copy(update={"bugs": other.bugs[1:], "rating": None}))
-    first, second = store.cohort_diff(cohort.id)
+    second, first = store.cohort_diff(cohort.id).items
+    assert store.cohort_diff(cohort.id, changed=True).items == (first,)
+    assert store.cohort_changed(cohort.id) == (1, 2)
+    newest = store.cohort_diff(cohort.id, limit=1)
+    assert newest.items == (second,)
+    assert store.cohort_diff(cohort.id, newest.next_cursor, 1) == Page((first,), None)
     assert (first.submission_id, first.before_fixed, first.after_fixed) == (made[0].id, 2, None)
     assert [(change.number, change.before, change.after) for change in first.changes] == [(1, "fixed", None)]
     assert (second.before_generation, second.after_generation, second.changes) == (0, 1, ())
@@ -95,7 +100,7 @@ def test_a_regrade_shows_what_reads_differently(store: Store, grade: Grade) -> N
     assert (second.before_fixed, second.after_fixed) == (2, 2)
     # Once it waits for a third grade it has no rating of its own; the two reports still compare as before.
     store.regrade_cohort(cohort.id, actor="key_1")
-    assert store.cohort_diff(cohort.id) == [first, second]
+    assert store.cohort_diff(cohort.id).items == (second, first)
 
 
 def test_a_cancelled_cohort_takes_nothing_more(store: Store, grade: Grade, make_report: Callable[..., Report]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -18,10 +19,13 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import JSON, column, event, insert, literal_column, table
 
 import services.store.migrations
-from services.store import NewInvitations, NewSubmission, Store, StoreUnavailable, SubmissionFilters
+from grading.challenge import load_challenge
+from grading.verdict import Verdict
+from services.store import LineChoice, NewInvitations, NewSubmission, Store, StoreUnavailable, SubmissionFilters
 from services.store.database import Database
 from services.store.tables import Table
 from tests.services.conftest_services import PostgresServer
+from tests.services.pages import seed
 
 from .conftest import BOTH
 
@@ -137,6 +141,34 @@ def test_candidates_that_are_there_already_are_found_after_an_upgrade(empty_url:
     Store.downgrade(empty_url, "0004")
     Store.upgrade(empty_url)
     database.close()
+
+
+def test_what_lists_go_by_is_made_up_for_by_an_upgrade(empty_url: str) -> None:
+    Store.upgrade(empty_url)
+    store = Store.open(empty_url)
+    made = seed.cohort(store, 30)
+    kept = store.report(made.submission_ids[1])
+    assert kept is not None
+    verdicts = [Verdict(bug["verdict"]) for bug in kept["bugs"]]
+    for one, now in zip(made.submission_ids, ([Verdict.NOT_FIXED] * 8, verdicts), strict=False):
+        store.regrade(one, actor="test")
+        report = seed.made_report(load_challenge("spiral"), "a.py", b"x", now, random.Random(1))
+        seed.finish(store, one, report)
+
+    def told() -> tuple[Any, ...]:
+        by_name = LineChoice(sort="name")
+        diffs = (store.cohort_diff(made.cohort_id), store.cohort_changed(made.cohort_id))
+        return store.cohort_lines(made.cohort_id, by_name), diffs, store.cohort_size(made.cohort_id, zofia)
+
+    zofia = LineChoice(words="zofia")
+    before = told()
+    assert len(before[0]) == 30 and before[1][1] == (1, 2) and before[2] == 1
+    store.close()
+    Store.downgrade(empty_url, "0006")
+    Store.upgrade(empty_url)
+    store = Store.open(empty_url)
+    assert told() == before
+    store.close()
 
 
 def test_several_hosts_may_upgrade_at_once(empty_url: str) -> None:
