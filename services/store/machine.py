@@ -222,6 +222,7 @@ def retry_or_die(
 def keep_report(session: Session, row: SubmissionRow, report: Report, now_us: int) -> None:
     """The report and what lists show of it."""
     verdicts = [bug.verdict for bug in report.bugs]
+    letters = "".join(verdict.value[0] for verdict in verdicts)
     session.execute(
         insert(ReportRow).values(
             id=new_id(REPORT, now_us),
@@ -233,10 +234,7 @@ def keep_report(session: Session, row: SubmissionRow, report: Report, now_us: in
             fixed=verdicts.count(Verdict.FIXED),
             not_fixed=verdicts.count(Verdict.NOT_FIXED),
             inconclusive=verdicts.count(Verdict.INCONCLUSIVE),
-            verdicts="".join(verdict.value[0] for verdict in verdicts),
-            goal_reached=report.goal.reached,
-            accuracy=report.goal.accuracy,
-            provisional=None if report.rating is None else report.rating.provisional,
+            verdicts=letters,
             rating=None if report.rating is None else report.rating.rating,
             # Escaped, so that no candidate's output holds a character that a database refuses.
             report=json.dumps(report.model_dump(mode="json"), ensure_ascii=True, separators=(",", ":")),
@@ -246,6 +244,8 @@ def keep_report(session: Session, row: SubmissionRow, report: Report, now_us: in
     row.outcome = report.outcome
     row.tampering_suspected = report.tampering_suspected
     row.last_error = None
+    row.verdicts, row.goal_reached, row.accuracy = letters, report.goal.reached, report.goal.accuracy
+    row.provisional = None if report.rating is None else report.rating.provisional
     if report.rating is not None:
         row.fixed, row.total, row.rating = report.rating.fixed, report.rating.total, report.rating.rating
 

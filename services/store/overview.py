@@ -17,7 +17,7 @@ from services.store.ids import CODE_CHARS, ID_CHARS
 from services.store.part import Part
 from services.store.records import Candidate, SubmissionState
 from services.store.reviews import DecisionKind, DecisionRow, RulingRow
-from services.store.tables import ReportRow, SubmissionRow
+from services.store.tables import SubmissionRow
 
 FlagState = Literal["open", "confirmed", "dismissed"]
 Show = Literal["", "undecided", "advance", "hold", "reject", "look", "flagged", "goal", "waiting"]
@@ -102,30 +102,31 @@ class OverviewPart(Part):
         """Part of a cohort, but erased submissions. Equals are in the order of strength, then as they came."""
         choice = choice or LineChoice()
         key = _key(choice)
-        found = _lines().where(*_of(cohort_id), *_conditions(choice))
+        found = _CHOSEN.where(*_of(cohort_id), *_conditions(choice))
         ordered = found.order_by(key.desc() if choice.falling else key.asc(), *_BY_STRENGTH, SubmissionRow.id)
         return self._read(ordered.limit(limit).offset(offset))
 
     def cohort_size(self, cohort_id: str, choice: LineChoice) -> int:
         """How many lines a choice has."""
+        counted = select(func.count()).select_from(SubmissionRow).where(*_of(cohort_id), *_conditions(choice))
         with self._database.read() as session:
-            return session.scalar(_counted().where(*_of(cohort_id), *_conditions(choice))) or 0
+            return session.scalar(counted) or 0
 
     def cohort_lines_by_id(self, cohort_id: str, ids: Sequence[str]) -> dict[str, Line]:
         """Those of them that are in the cohort."""
-        found = _lines().where(*_of(cohort_id), SubmissionRow.id.in_(ids))
+        found = _CHOSEN.where(*_of(cohort_id), SubmissionRow.id.in_(ids))
         return {line.id: line for line in self._read(found)}
 
     def cohort_strongest(self, cohort_id: str, limit: int) -> list[Line]:
         """Who mended most. Nobody about whom a suspicion is open or confirmed is among them."""
         clear = or_(_FLAG.is_(None), _FLAG == "dismissed")
-        found = _lines().where(*_of(cohort_id), *_RATED, clear)
+        found = _CHOSEN.where(*_of(cohort_id), *_RATED, clear)
         return self._read(found.order_by(*_BY_STRENGTH, SubmissionRow.id).limit(limit))
 
     def cohort_looks(self, cohort_id: str, limit: int) -> list[Line]:
         """Whom a person has to look at before the table is believed, most pressing first."""
         pressing = case({look: place for place, look in enumerate(LOOKS)}, value=_LOOK)
-        found = _lines().where(*_of(cohort_id), _LOOK.is_not(None))
+        found = _CHOSEN.where(*_of(cohort_id), _LOOK.is_not(None))
         return self._read(found.order_by(pressing, SubmissionRow.id).limit(limit))
 
     def cohort_tally(self, cohort_id: str, bugs: int) -> Tally:
@@ -135,10 +136,10 @@ class OverviewPart(Part):
         whole = func.count().filter(SubmissionRow.fixed == SubmissionRow.total)
         mended = [func.count().filter(_letter(number) == "f") for number in range(1, bugs + 1)]
         columns: list[Any] = [whole, *mended]
-        sums: Select[Any] = select(*columns).select_from(SubmissionRow)
+        sums: Select[Any] = select(*columns).select_from(SubmissionRow).where(*rated)
         with self._database.read() as session:
             counts: dict[int, int] = {fixed or 0: count for fixed, count in session.execute(by_fixed)}
-            all_fixed, *each = session.execute(_with_report(sums).where(*rated)).one()
+            all_fixed, *each = session.execute(sums).one()
             states = machine.cohort_counts(session, cohort_id)
         return Tally(states=states, by_fixed=counts, all_fixed=all_fixed, mended=tuple(each))
 
@@ -165,9 +166,11 @@ class OverviewPart(Part):
                 counts[cohort_id or ""][state] = count
         return counts
 
-    def _read(self, found: Select[Any]) -> list[Line]:
+    def _read(self, chosen: Select[str]) -> list[Line]:
+        """Lines by the names that `chosen` gives: the index is enough to choose, and whole rows are large."""
         with self._database.read() as session:
-            rows = session.execute(found).all()
+            ids = session.scalars(chosen).all()
+            rows = {row.id: row for row in session.execute(_LINES.where(SubmissionRow.id.in_(ids)))}
         return [
             Line(
                 id=row.id,
@@ -187,18 +190,12 @@ class OverviewPart(Part):
                 decision=row.decision,
                 finished_us=row.finished_us,
             )
-            for row in rows
+            for row in (rows[one] for one in ids)
         ]
 
 
 # What is asked of each row; the database works out only what a question uses. --------------------
 
-_NEWEST = (
-    select(func.max(ReportRow.generation))
-    .where(ReportRow.submission_id == SubmissionRow.id)
-    .correlate(SubmissionRow)
-    .scalar_subquery()
-)
 _DECISION: ColumnElement[Any] = (
     select(DecisionRow.kind)
     .where(DecisionRow.submission_id == SubmissionRow.id)
@@ -222,14 +219,33 @@ _LOOK: ColumnElement[Any] = case(
     (and_(SubmissionRow.tampering_suspected, _RULING.is_(None)), "tampering"),
     (SubmissionRow.state == "dead", "dead"),
     (SubmissionRow.state == "invalid", "invalid"),
-    (and_(_GRADED, ReportRow.provisional.is_(True)), "provisional"),
-    (and_(_GRADED, SubmissionRow.fixed == SubmissionRow.total, ReportRow.goal_reached.is_(False)), "goal_missed"),
+    (and_(_GRADED, SubmissionRow.provisional.is_(True)), "provisional"),
+    (and_(_GRADED, SubmissionRow.fixed == SubmissionRow.total, SubmissionRow.goal_reached.is_(False)), "goal_missed"),
     else_=None,
 )
 # Mended bugs, then accuracy on rows that the program had not seen.
-_STRENGTH = (func.coalesce(SubmissionRow.fixed, -1), func.coalesce(ReportRow.accuracy, 0.0))
+_STRENGTH = (func.coalesce(SubmissionRow.fixed, -1), func.coalesce(SubmissionRow.accuracy, 0.0))
 _BY_STRENGTH = tuple(one.desc() for one in _STRENGTH)
 _CODE = func.substr(SubmissionRow.id, ID_CHARS - CODE_CHARS + 1)
+_CHOSEN = select(SubmissionRow.id)
+_LINES: Select[Any] = select(
+    SubmissionRow.id,
+    SubmissionRow.file_name,
+    SubmissionRow.candidate,
+    SubmissionRow.state,
+    SubmissionRow.generation,
+    SubmissionRow.fixed,
+    SubmissionRow.total,
+    SubmissionRow.rating,
+    SubmissionRow.finished_us,
+    SubmissionRow.verdicts,
+    SubmissionRow.goal_reached,
+    SubmissionRow.accuracy,
+    SubmissionRow.provisional,
+    _FLAG.label("flag"),
+    _LOOK.label("look"),
+    _DECISION.label("decision"),
+)
 _SHOWS: dict[Show, ColumnElement[bool]] = {
     "undecided": _DECISION.is_(None),
     "advance": _DECISION == "advance",
@@ -237,40 +253,9 @@ _SHOWS: dict[Show, ColumnElement[bool]] = {
     "reject": _DECISION == "reject",
     "look": _LOOK.is_not(None),
     "flagged": _FLAG.is_not(None),
-    "goal": ReportRow.goal_reached.is_(True),
+    "goal": SubmissionRow.goal_reached.is_(True),
     "waiting": SubmissionRow.state.in_(("queued", "running")),
 }
-
-
-def _lines() -> Select[Any]:
-    columns = (
-        SubmissionRow.id,
-        SubmissionRow.file_name,
-        SubmissionRow.candidate,
-        SubmissionRow.state,
-        SubmissionRow.generation,
-        SubmissionRow.fixed,
-        SubmissionRow.total,
-        SubmissionRow.rating,
-        SubmissionRow.finished_us,
-        ReportRow.verdicts,
-        ReportRow.goal_reached,
-        ReportRow.accuracy,
-        ReportRow.provisional,
-        _FLAG.label("flag"),
-        _LOOK.label("look"),
-        _DECISION.label("decision"),
-    )
-    return _with_report(select(*columns))
-
-
-def _counted() -> Select[Any]:
-    return _with_report(select(func.count()).select_from(SubmissionRow))
-
-
-def _with_report(found: Select[Any]) -> Select[Any]:
-    newest = and_(ReportRow.submission_id == SubmissionRow.id, ReportRow.generation == _NEWEST)
-    return found.outerjoin(ReportRow, newest)
 
 
 def _of(cohort_id: str) -> tuple[ColumnElement[bool], ...]:
@@ -292,14 +277,14 @@ def _conditions(choice: LineChoice) -> list[ColumnElement[bool]]:
 
 
 def _letter(bug: int) -> ColumnElement[str]:
-    return func.substr(ReportRow.verdicts, bug, 1)
+    return func.substr(SubmissionRow.verdicts, bug, 1)
 
 
 def _key(choice: LineChoice) -> ColumnElement[Any]:
     if choice.sort == "name":
         return _CODE if choice.blind else SubmissionRow.listed_as.expression
     if choice.sort == "accuracy":
-        return func.coalesce(ReportRow.accuracy, -1.0)
+        return func.coalesce(SubmissionRow.accuracy, -1.0)
     if choice.sort.startswith("bug"):
         return case({"f": 3, "i": 2, "n": 1}, value=_letter(int(choice.sort[3:])), else_=0)
     return _STRENGTH[0]

@@ -140,6 +140,17 @@ class CohortTable(Table):
     generation: Mapped[int] = mapped_column(Integer, default=0)
 
 
+LINE_COLUMNS = (
+    "fixed",
+    "accuracy",
+    "total",
+    "verdicts",
+    "provisional",
+    "goal_reached",
+    "tampering_suspected",
+    "generation",
+    "id",
+)
 # As a text: SQLite takes an index over some rows only where the question has the very words.
 CHECKS = text("purpose = 'check'")
 
@@ -186,6 +197,11 @@ class SubmissionRow(Table):
     check_result: Mapped[dict[str, Any] | None] = mapped_column(Facts)  # the public part, and the only one kept
     external_id: Mapped[str | None] = mapped_column(Words)  # the candidate's, short enough for an index
     listed_as: Mapped[str] = mapped_column(Words, server_default="")  # what lists are sorted and searched by
+    # What a cohort's table and figures are made of: of the newest report, also while a new one is made.
+    verdicts: Mapped[str | None] = mapped_column(Words)  # one letter for each bug in order: f, n, i
+    goal_reached: Mapped[bool | None]
+    accuracy: Mapped[float | None]  # 0 to 1
+    provisional: Mapped[bool | None]
 
     __table_args__ = (
         Index(None, "state", "id"),
@@ -193,7 +209,8 @@ class SubmissionRow(Table):
         Index(None, "external_id", "challenge", "id"),
         Index(None, "queue", "state", "queued_us", "id"),
         Index(None, "state", "lease_until_us"),
-        Index(None, "cohort_id", "state"),
+        # All that choosing, sorting and counting asks of a row: the row itself has the program in it.
+        Index("ix_submissions_cohort_lines", "cohort_id", "state", *LINE_COLUMNS),
         Index("ix_submissions_checks", "queue", "state", sqlite_where=CHECKS, postgresql_where=CHECKS),
     )
 
@@ -220,11 +237,8 @@ class ReportRow(Table):
     fixed: Mapped[int] = mapped_column(Integer)
     not_fixed: Mapped[int] = mapped_column(Integer)
     inconclusive: Mapped[int] = mapped_column(Integer)
-    # What a list of a thousand shows of each: read without opening a thousand reports.
+    # What a regrade is compared by, without opening reports.
     verdicts: Mapped[str | None] = mapped_column(Words)  # one letter for each bug in order: f, n, i
-    goal_reached: Mapped[bool | None]
-    accuracy: Mapped[float | None]  # 0 to 1
-    provisional: Mapped[bool | None]
     rating: Mapped[str | None] = mapped_column(Words)
     report: Mapped[str | None] = mapped_column(Words)  # None once erased; the counts stay
     created_us: Mapped[int] = mapped_column(Time)
