@@ -259,7 +259,7 @@ class Engine:
 
     def containers(self, owners: set[int] | None = None) -> list[str]:
         """The sandboxes that exist, running or not: all, or those that one of these processes made."""
-        words = ["ps", "-aq", "--no-trunc", "--filter", "label=assay.owner", "--format"]
+        words = ["ps", "-a", "--no-trunc", "--filter", "label=assay.owner", "--format"]
         found = self._docker(*words, '{{.ID}} {{.Label "assay.owner"}}').splitlines()
         lines = [line.split() for line in found]
         return [line[0] for line in lines if owners is None or (len(line) > 3 and int(line[3]) in owners)]

@@ -59,7 +59,7 @@ class Inbox:
 class Served:
     """One state folder and the `assay serve` on it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         self.state = folder / "state"
         self.port = free_port()
         self.key = ""
@@ -71,6 +71,7 @@ class Served:
             "ASSAY_API_RATE_LIMIT": "100000/minute",  # these tests ask more often than anybody should
             "ASSAY_API_ANONYMOUS_RATE_LIMIT": "100000/minute",
             "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+            **(settings or {}),
         }
         self.log = folder / "log"
         self.part = self._part()
@@ -117,9 +118,9 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Started once for a module: the first start grades the controls."""
-    one = Served(tmp_path_factory.mktemp("served"))
+def served(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Served]:
+    """Started once for a module, with its SETTINGS: the first start grades the controls."""
+    one = Served(tmp_path_factory.mktemp("served"), getattr(request.module, "SETTINGS", None))
     try:
         one.start()
         yield one

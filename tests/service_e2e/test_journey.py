@@ -6,13 +6,18 @@ import io
 import os
 import subprocess
 import sys
+import threading
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from bench.chaos import kinds
-from tests.service_e2e.conftest import GRADE_S, Served
+from bench.stack import Engine
+from services.store import Store, Submission, SubmissionFilters
+from tests.service_e2e.conftest import GRADE_S, Served, until
 from tests.services.pages.test_browser import Visit, launched
 
 pytestmark = [
@@ -23,6 +28,7 @@ pytestmark = [
     pytest.mark.enable_socket,
 ]
 PASSWORD = "correct horse battery"
+SETTINGS = {"ASSAY_MAX_ATTEMPTS": "2", "ASSAY_RETRY_BASE_S": "1", "ASSAY_POOL_RETRIES": "0"}
 
 
 def user(served: Served, role: str) -> None:
@@ -41,6 +47,30 @@ def programs() -> bytes:
         archive.writestr("mei_lin.py", kinds()["one bug"].source)
         archive.writestr("omar_haddad.py", kinds()["problem"].source)
     return file.getvalue()
+
+
+@contextmanager
+def failing_sandboxes(served: Served, tmp_path: Path) -> Iterator[None]:
+    """Kills the containers whenever a submission is in the middle of one: no grading comes to its end meanwhile."""
+    over, engine = threading.Event(), Engine(tmp_path, "", own=False)
+    store = Store.open(f"sqlite:///{served.state / 'assay.db'}")
+
+    def in_the_middle(submission: Submission) -> bool:
+        return [event.kind for event in store.events_after(submission.id, 0, 500)][-1:] == ["step"]
+
+    def kill() -> None:
+        while not over.wait(0.05):
+            if any(map(in_the_middle, store.list_submissions(SubmissionFilters(states=("running",))).items)):
+                engine.kill(engine.containers(set(served.processes())))
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        store.close()
 
 
 def test_a_recruiter_and_an_interviewer_come_to_a_decision(served: Served, tmp_path: Path) -> None:
@@ -107,5 +137,33 @@ def test_a_recruiter_and_an_interviewer_come_to_a_decision(served: Served, tmp_p
         watch = Visit(context, base).sign_in("admin")
         page = watch.open("/admin")
         page.wait_for_selector("text=Waiting warm", timeout=60_000)  # the page renews itself as workers tell
+
+        (tmp_path / "late.py").write_text(kinds()["solution"].source)
+        with failing_sandboxes(served, tmp_path):
+            page = watch.open("/upload")
+            page.set_input_files("#files", tmp_path / "late.py")
+            page.select_option("#cohort", "none")
+            page.click("main button:has-text('Upload')")
+            page.wait_for_url("**/submissions/sub_*")
+            until(lambda: bool(dead(served)), GRADE_S, "the end of all attempts")
+        (late,) = dead(served)
+        page = watch.open(f"/submissions/{late}")
+        assert "our fault" in page.inner_text("main") and "missed" not in page.inner_text("main")
+        page = watch.open("/admin/dead")
+        assert page.locator("tbody tr").count() == 1 and "late.py" in page.inner_text("tbody")
+        page.click("text=Put the ticked ones back into the queue")
+        assert "It waits to be graded again." in page.inner_text("main")
+        until(lambda: state(served, late) == "graded", GRADE_S, "its grade")
+        assert "8 of 8" in watch.open(f"/submissions/{late}").inner_text("main")
         context.close()
         assert visit.complaints == talk.complaints == watch.complaints == []
+
+
+def dead(served: Served) -> list[str]:
+    """Submissions that the infrastructure failed on."""
+    return [one["id"] for one in served.client().call("GET", "/v1/submissions?state=dead")[1]["data"]]
+
+
+def state(served: Served, submission_id: str) -> str:
+    """Where it stands."""
+    return str(served.client().call("GET", f"/v1/submissions/{submission_id}")[1]["state"])
