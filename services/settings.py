@@ -227,6 +227,12 @@ class Settings(BaseSettings):
         default=5, gt=0, le=100, description="Wrong passwords in a row after which an account is locked for a while."
     )
     sign_in_lock_s: float = Field(default=900.0, gt=0, description="How long that is.")
+    pdf_fonts: str = Field(
+        default="/usr/share/fonts/truetype/droid/DroidSansFallbackFull.ttf",
+        description="Fonts for names in scripts beside Latin, Greek and Cyrillic in PDF reports, separated by commas; "
+        "those that are not there are passed over. The default is of Debian's package fonts-droid-fallback (Chinese, "
+        "Japanese, Korean).",
+    )
     share_link_max_s: float = Field(
         default=2_592_000.0, gt=0, description="Longest life of a link that shows one report to whoever has it."
     )
@@ -420,6 +426,10 @@ class Settings(BaseSettings):
     def required_checks(self) -> tuple[str, ...]:
         """The names of the checks that the operator made a must."""
         return _names(self.require)
+
+    def pdf_font_paths(self) -> tuple[Path, ...]:
+        """The files of `pdf_fonts`."""
+        return tuple(map(Path, _names(self.pdf_fonts)))
 
     def webhook_delays_s(self) -> tuple[float, ...]:
         """`webhook_schedule_s` as numbers."""

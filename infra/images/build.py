@@ -36,7 +36,8 @@ ROOT = HERE.parent.parent
 LOCK = ROOT / "requirements" / "runtime.txt"
 PROJECT = ("pyproject.toml", "README.md", "LICENSE", "services", "sandbox", "grading", "challenges", "attacks")
 SERVICE_TARGETS = ("api", "worker", "runner")
-SERVICE_PACKAGES = ("python3.11", "libstdc++6", "tzdata")  # Celery asks for a time zone by its name
+# Celery asks for a time zone by its name; the font is for names in PDF reports.
+SERVICE_PACKAGES = ("python3.11", "libstdc++6", "tzdata", "fonts-droid-fallback")
 STORE_PACKAGES = {"postgres": ("postgresql-15",), "redis": ("redis-server", "redis-tools")}
 SUITE = "bookworm"
 # Debian's package makes a cluster as it is installed; the image makes its own at the first start.
@@ -55,7 +56,7 @@ def build_all(base_image: str = "", force: bool = False) -> dict[str, str]:
     sandbox = build(base_image, force)
     with engine_client() as engine, locked():
         tags = {name: _store(engine, name, force) for name in STORE_PACKAGES}
-        base_image = base_image or debian_image(engine, f"assay-service-base:{SUITE}", SERVICE_PACKAGES, force=force)
+        base_image = base_image or debian_image(engine, f"assay-service-base:{SUITE}-2", SERVICE_PACKAGES, force=force)
         tags |= _service(engine, base_image, sandbox, force)
         for tag in tags.values():
             repository, _, _ = tag.partition(":")

@@ -1,15 +1,18 @@
 """A report as PDF, written by fpdf2: no browser, no native libraries, nothing fetched.
 
 The text is set as text, so nothing that a candidate wrote is ever read as markup. The fonts are DejaVu Sans,
-cut down to Latin, Greek and Cyrillic; what they lack is shown as a replacement character.
+cut down to Latin, Greek and Cyrillic. What they lack is set in the host's own fonts (`ASSAY_PDF_FONTS`), and what
+these lack too is shown as a replacement character.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.resources import as_file, files
+from pathlib import Path
 from typing import Any
 
 from fontTools.ttLib import TTFont  # type: ignore[import-untyped]
@@ -17,6 +20,7 @@ from fpdf import FPDF
 from fpdf.enums import XPos, YPos
 
 from grading.challenge import Manifest
+from services.api.observe import log
 from services.api.pages.text import LOOKS, day_time, decision_word, mib, paragraph, percent, seconds, which, who
 from services.render import inert
 from services.store import Decision, Submission
@@ -33,9 +37,14 @@ def report_pdf(
     manifest: Manifest | None,
     decision: Decision | None,
     blind: bool,
+    more_fonts: Iterable[Path] = (),
 ) -> bytes:
-    """The report on A4 pages."""
-    paper = _Paper(who(submission, blind))
+    """The report on A4 pages.
+
+    Args:
+        more_fonts: font files for scripts that the built-in ones lack; those that are not there are passed over.
+    """
+    paper = _Paper(who(submission, blind), _usable(tuple(more_fonts)))
     file = which(submission, blind)
     title = manifest.title if manifest else submission.challenge
     paper.heading(who(submission, blind), 18)
@@ -110,12 +119,16 @@ def _findings(paper: _Paper, report: Mapping[str, Any]) -> None:
 class _Paper(FPDF):
     """A4 pages with our fonts and a line at the foot of each."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, more_fonts: Sequence[Path]) -> None:
         super().__init__(format="A4")
+        self._known = _letters_of_ours().union(*map(_letters, more_fonts))
         for style, file in (("", "DejaVuSans.ttf"), ("B", "DejaVuSans-Bold.ttf")):
             with as_file(_FONTS / file) as path:
                 self.add_font("body", style, path)
-        self._name = _printable(name)
+        for number, path in enumerate(more_fonts):
+            self.add_font(f"more{number}", "", path)
+        self.set_fallback_fonts([f"more{number}" for number, _ in enumerate(more_fonts)], exact_match=False)
+        self._name = self._printable(name)
         self.set_margin(_MARGIN_MM)
         self.set_auto_page_break(True, margin=_MARGIN_MM + 4)
         self.set_title(f"Assay report: {self._name}")
@@ -138,7 +151,7 @@ class _Paper(FPDF):
         self.ln(4)
         self.set_font("body", "B", points)
         self.set_text_color(*_INK)
-        self.multi_cell(0, points * 0.5, _printable(words), align="L", new_x=XPos.LMARGIN, new_y=YPos.NEXT)
+        self.multi_cell(0, points * 0.5, self._printable(words), align="L", new_x=XPos.LMARGIN, new_y=YPos.NEXT)
         self.ln(1)
 
     def verdict(self, word: str, colour: tuple[int, int, int], title: str) -> None:
@@ -153,23 +166,41 @@ class _Paper(FPDF):
         self.set_text_color(*colour)
         self.cell(28, 5, word)
         self.set_text_color(*_INK)
-        self.multi_cell(0, 5, _printable(title), align="L", new_x=XPos.LMARGIN, new_y=YPos.NEXT)
+        self.multi_cell(0, 5, self._printable(title), align="L", new_x=XPos.LMARGIN, new_y=YPos.NEXT)
 
     def text(self, words: str, *, quiet: bool = False, indent_mm: float = 0) -> None:  # type: ignore[override]
         """A paragraph."""
         self.set_font("body", "", 8.5 if quiet else 9.5)
         self.set_text_color(*(_QUIET if quiet else _INK))
         self.set_x(self.l_margin + indent_mm)
-        self.multi_cell(0, 4.8, _printable(words), align="L", new_x=XPos.LMARGIN, new_y=YPos.NEXT)
+        self.multi_cell(0, 4.8, self._printable(words), align="L", new_x=XPos.LMARGIN, new_y=YPos.NEXT)
+
+    def _printable(self, words: str) -> str:
+        shown = "".join(c if c == "\n" or ord(c) in self._known else "\N{REPLACEMENT CHARACTER}" for c in words)
+        return shown.replace("{nb}", "{nb }")  # for which the library would put the number of pages
 
 
 @functools.cache
-def _known() -> frozenset[int]:
-    with as_file(_FONTS / "DejaVuSans.ttf") as path, TTFont(path) as font:
-        return frozenset(font.getBestCmap())
+def _letters_of_ours() -> frozenset[int]:
+    with as_file(_FONTS / "DejaVuSans.ttf") as path:
+        return _letters(path)
 
 
-def _printable(words: str) -> str:
-    known = _known()
-    shown = "".join(c if c == "\n" or ord(c) in known else "\N{REPLACEMENT CHARACTER}" for c in words)
-    return shown.replace("{nb}", "{nb }")  # for which the library would put the number of pages
+@functools.cache
+def _letters(path: Path) -> frozenset[int]:
+    with TTFont(io.BytesIO(path.read_bytes()), fontNumber=0) as font:  # of a path it would leave the file open
+        return frozenset(font.getBestCmap() or ())
+
+
+@functools.cache
+def _usable(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Those that are fonts with letters; the first look at each is the only one."""
+    return tuple(path for path in paths if path.is_file() and _is_font(path))
+
+
+def _is_font(path: Path) -> bool:
+    try:
+        return bool(_letters(path))
+    except Exception as error:  # of a file of the host's, whatever is wrong with it
+        log.warning("font not usable", font=str(path), error=str(error)[:200])
+        return False

@@ -204,7 +204,8 @@ def report_pdf(submission_id: str) -> Response:
 
 def pdf_response(submission: Submission, shown: dict[str, Any], decision: Any) -> Response:
     """The PDF of a report."""
-    content = pdf.report_pdf(submission, shown["report"], shown["manifest"], decision, gate.blind())
+    fonts = here().settings.pdf_font_paths()
+    content = pdf.report_pdf(submission, shown["report"], shown["manifest"], decision, gate.blind(), fonts)
     headers = {"Content-Disposition": f'attachment; filename="{submission.id}.pdf"'}
     return Response(content, mimetype="application/pdf", headers=headers)
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import random
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from fontTools.fontBuilder import FontBuilder  # type: ignore[import-untyped]
+from fontTools.pens.ttGlyphPen import TTGlyphPen  # type: ignore[import-untyped]
 from sqlalchemy import event
 
 from grading.challenge import load_challenge
@@ -230,7 +233,36 @@ class TestReport:
         assert response.mimetype == "application/pdf" and response.data.startswith(b"%PDF-")
 
     def test_words_of_a_pdf_stay_as_they_are(self):
-        assert "{nb}" not in pdf._printable("Ada {nb} Lovelace")
+        paper = pdf._Paper("Ada {nb} Lovelace", ())
+        assert "{nb}" not in paper._name
+        paper.output()  # which closes the fonts
+
+    def test_a_pdf_takes_letters_that_it_lacks_from_the_fonts_of_the_host(self, tmp_path: Path):
+        """None that is there, one that is no font, and one with a letter of another script."""
+        (tmp_path / "broken.ttf").write_bytes(b"no font")
+        builder = FontBuilder(1000, isTTF=True)
+        builder.setupGlyphOrder([".notdef", "wang"])
+        builder.setupCharacterMap({ord("\u738b"): "wang"})
+        pen = TTGlyphPen(None)
+        pen.moveTo((0, 0))
+        pen.lineTo((500, 0))
+        pen.lineTo((500, 500))
+        pen.closePath()
+        builder.setupGlyf({".notdef": pen.glyph(), "wang": pen.glyph()})
+        builder.setupHorizontalMetrics({".notdef": (600, 0), "wang": (600, 0)})
+        builder.setupHorizontalHeader(ascent=800, descent=-200)
+        builder.setupNameTable({"familyName": "Test", "styleName": "Regular"})
+        builder.setupOS2()
+        builder.setupPost()
+        builder.save(tmp_path / "wang.ttf")
+        names = {}
+        for fonts in ("none.ttf", "broken.ttf", "wang.ttf"):
+            paper = pdf._Paper("\u738b \u4f1f Wang", pdf._usable((tmp_path / fonts,)))
+            paper.text("\u738b")
+            assert bytes(paper.output()).startswith(b"%PDF-")
+            names[fonts] = paper._name
+        assert names["none.ttf"] == names["broken.ttf"] == "\ufffd \ufffd Wang"
+        assert names["wang.ttf"] == "\u738b \ufffd Wang"
 
     def test_a_delivery_hides_its_text_with_the_names(self, site: Site):
         browser, message = site.browser("admin"), site.store.list_messages(limit=1).items[0]
