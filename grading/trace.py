@@ -48,6 +48,11 @@ class OptimizerSeen:
         return not self.family or bool(_NORMALISED & set(self.family))
 
     @property
+    def unknown(self) -> bool:
+        """Whether it is none of torch's, nor made from one."""
+        return not self.family
+
+    @property
     def steps_by_rate(self) -> bool:
         """Whether no step moves an element by much more than the rate: by default betas at most 3.2 times."""
         return bool({"Adam", "AdamW", "NAdam", "RAdam", "Adamax"} & set(self.family))
@@ -160,6 +165,12 @@ class Backwards:
         seen = self.column("squashed")
         seen = seen[np.isfinite(seen)]
         return float((seen > 0).mean()) if len(seen) >= 4 else None
+
+    def plain_share(self) -> float | None:
+        """Share of the passes looked at whose loss is the cross-entropy of the model's outputs; None without any."""
+        seen = self.column("squashed")
+        seen = seen[np.isfinite(seen)]
+        return float((seen < 0).mean()) if len(seen) >= 4 else None
 
     def disagreement(self) -> float | None:
         """Share of the steps looked at that used another gradient than the fresh one; None with too few."""
@@ -400,11 +411,14 @@ def _split(rows: NDArray[Any] | None, serials: NDArray[Any] | None) -> dict[int,
 def order_likeness(epochs: Sequence[Sequence[Matrix]]) -> tuple[float, float] | None:
     """How much the orders of any two epochs are alike: (neighbours kept, batch mates kept).
 
+    A batch that is shown several times in a row (a closure, a second pass) counts once.
+
     Neighbours kept is the share of rows next to each other in one epoch that are next to
     each other in the other, in either direction: 1 for the same order, reversed or rolled,
     about 2/n for independent ones. Batch mates kept is the share of pairs in one batch
     that share a batch again, beyond what chance gives. None when rows cannot be matched.
     """
+    epochs = [_once(epoch) for epoch in epochs]
     numbered, different = _numbered(epochs)
     if different > 1.5 * max(sum(len(b) for b in epoch) for epoch in epochs):
         return _aligned_likeness(epochs)
@@ -434,6 +448,10 @@ def _aligned_likeness(epochs: Sequence[Sequence[Matrix]]) -> tuple[float, float]
                     likeness, 1.0 - float(np.median(np.linalg.norm(first - other, axis=1))) / max(unrelated, 1e-12)
                 )
     return max(likeness, 0.0), 0.0
+
+
+def _once(epoch: Sequence[Matrix]) -> list[Matrix]:
+    return [batch for i, batch in enumerate(epoch) if not i or not np.array_equal(batch, epoch[i - 1])]
 
 
 def _numbered(epochs: Sequence[Sequence[Matrix]]) -> tuple[list[list[NDArray[np.int64]]], int]:

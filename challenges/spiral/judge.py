@@ -50,6 +50,7 @@ ALWAYS = {
 }
 LONGEST_ACCUMULATION = 150  # batches between two steps: one and a half epochs; more is no accumulation
 LARGEST_LR = 0.0101  # the interface's bound of 0.01, and rounding
+GENTLE_UPDATE = 0.02  # root mean square of what a sound step adds to the weights that are watched
 
 MODULES = (
     "grading.probes.columns",
@@ -170,7 +171,7 @@ def judge(secrets: Secrets, manifest: Manifest, run: RunResult) -> Judgement:
     closely = _zero_grad(mini, MINI, least=4)
     # A call keeps what the run keeps, and the close look sees what the discreet one cannot.
     sights: dict[str, list[Sight | None]] = {
-        "softmax": [_softmax_run(real, mini), _softmax(seen)],
+        "softmax": [_softmax_run(real, mini), _softmax(seen), _softmax_plain(real, RUN), _softmax_plain(mini, MINI)],
         "zero-grad": [*_worse_first(_zero_grad_run(real, mini), closely), _zero_grad_call(secrets, seen)],
         "loss-leak": _worse_first(_leak_run(real, RUN), _leak_run(direct, DIRECT), _leak_call(seen)),
         "eval": _eval_sights(secrets, seen, real, mini, direct),
@@ -286,7 +287,9 @@ def _softmax(seen: SeenRun) -> Sight | None:
             if curve is not None:
                 verdicts[name] = curve
                 break
-    if "training" not in verdicts:
+    # Training that always failed before it had a loss gave nothing, or always the same that stands in for it.
+    never_trained = all(row[3] is None for row in rows) and len({row[2] for row in rows}) == 1
+    if not verdicts or ("training" not in verdicts and not never_trained):
         return None
     squashed = [name for name, (free, _) in verdicts.items() if not free]
     flat = min(verdicts.values(), key=lambda v: v[1])[1]
@@ -312,6 +315,14 @@ def _softmax_run(real: Table, mini: Table) -> Sight | None:
     return Sight(N, f"{in_run:.0%} of its training outputs are probabilities, unlike on few rows", OBSERVED, RUN)
 
 
+def _softmax_plain(table: Table, source: str) -> Sight | None:
+    """For a program that breaks before its scores can be forced: is its loss cross-entropy of raw outputs?"""
+    plain, share = table.backwards.plain_share(), table.probability_share()
+    if plain is None or plain < 0.9 or share != 0.0:
+        return None
+    return Sight(F, f"in {plain:.0%} of the batches looked at the loss is that of raw scores", OBSERVED, source)
+
+
 def _unsquashed(curve: dict[tuple[Any, Any], float | None]) -> tuple[bool, float] | None:
     """Whether the loss follows the scores, and the share of its slope that is left at 16.
 
@@ -328,8 +339,8 @@ def _unsquashed(curve: dict[tuple[Any, Any], float | None]) -> tuple[bool, float
     difference = {m: value(0, m) - value(1, m) for m in MAGNITUDES[1:]}
     smallest = MAGNITUDES[1]
     slope = difference[smallest] / smallest
-    if not math.isfinite(slope) or abs(slope) < 1e-5:
-        return None
+    if not math.isfinite(slope) or slope < 1e-5:
+        return None  # what falls as scores get worse is no loss: an accuracy, where the two were returned swapped
     flat = difference[16.0] / 16.0 / slope
     flat = flat if math.isfinite(flat) else 1.0
     last, before = MAGNITUDES[-1], MAGNITUDES[-2]
@@ -634,6 +645,8 @@ def _device(seen: SeenRun) -> Sight | None:
         wanted = bool(with_gpu.get("requests"))
         if on_cpu is None and wanted and not without.get("requests"):
             return Sight(F, "it asks for the GPU exactly where there is one", OBSERVED, GHOST)
+        if with_gpu.get("error") and not wanted and not integer(with_gpu.get("queries")) and _made_an_optimizer(seen):
+            return Sight(N, "with a GPU present it got ready to train and never looked for one", OBSERVED, GHOST)
         return Sight(Q, "the program never got to train on the pretended machine", OBSERVED, GHOST)
     if on_gpu == "cpu":
         return Sight(N, "with a GPU present the model still trains on the CPU", OBSERVED, GHOST)
@@ -647,6 +660,12 @@ def _device(seen: SeenRun) -> Sight | None:
     return Sight(
         F, "the model trains on the GPU where there is one, and on the CPU where there is none", OBSERVED, GHOST
     )
+
+
+def _made_an_optimizer(seen: SeenRun) -> bool:
+    """Whether its own run came as far as what follows the choice of a device."""
+    summary = seen.log("real").first("real.summary")
+    return summary is not None and bool(summary.get("made"))
 
 
 def _fails_without_gpu(seen: SeenRun) -> Sight | None:
@@ -792,6 +811,10 @@ def _rate(table: Table, source: str) -> Sight | None:
     scheduled = rates.min() < 0.9 * peak
     if peak <= bound or (scheduled and mean <= bound and peak <= 5 * bound):
         return Sight(F, text, OBSERVED, source)
+    gentle = 0.0 < update <= GENTLE_UPDATE and after.large_updates(5 * GENTLE_UPDATE) <= 0.05
+    if optimizer.unknown and gentle and peak <= optimizer.largest_sgd_rate():
+        # Its step may well scale with the gradient; what it does to the weights is what counts.
+        return Sight(F, f"{text} and moves its weights by {update:.2g} a step", OBSERVED, source)
     return Sight(N, f"{text}; at most {bound:.2g} is sound", OBSERVED, source)
 
 
@@ -824,7 +847,7 @@ def _hand_written_rate(after: Backwards, source: str) -> Sight | None:
     if later > 0.05:
         told = f"{text} at first, and far more in {later:.0%} of the steps"
         return Sight(N, told, OBSERVED, source)
-    if 0.0 < typical <= 0.02:
+    if 0.0 < typical <= GENTLE_UPDATE:
         return Sight(F, text, OBSERVED, source)
     return Sight(N if typical > 0.1 else Q, text, OBSERVED, source)
 

@@ -407,7 +407,7 @@ def _force_scores(emit: Any, namespace: Any, captured: Any, context: Any, traine
     y = context.arrays["forced_y"]
     x = _shown_rows(train.get("dataloader"), context.arrays["forced_x"])
     layers, classes = _score_layers(model, torch.from_numpy(x))
-    head = _HeadForcing(layers[0][0] if layers else model, classes)
+    head = _HeadForcing(layers[0][0] if layers else model, classes if len(layers) <= 1 else 0)
     if not layers and not head.usable:
         emit("mini.forced", {"layer": None})
         return
@@ -521,10 +521,12 @@ def _forcing(forced: torch.Tensor) -> Callable[..., torch.Tensor]:
     return hook
 
 
-def _force_outputs(layers: Sequence[tuple[nn.Module, int]], scores: torch.Tensor) -> Callable[[], None]:
-    """Have the layers give these scores between them, from left to right; returns what undoes it."""
-    parts = torch.split(scores, [width for _, width in layers], dim=-1)
-    handles = [layer.register_forward_hook(_forcing(part)) for (layer, _), part in zip(layers, parts, strict=True)]
+Layers = list[tuple[nn.Module, slice]]  # with the columns of the scores that each gives
+
+
+def _force_outputs(layers: Layers, scores: torch.Tensor) -> Callable[[], None]:
+    """Have each layer give its part of these scores; returns what undoes it."""
+    handles = [layer.register_forward_hook(_forcing(scores[:, part])) for layer, part in layers]
 
     def undo() -> None:
         for handle in handles:
@@ -533,11 +535,12 @@ def _force_outputs(layers: Sequence[tuple[nn.Module, int]], scores: torch.Tensor
     return undo
 
 
-def _score_layers(model: nn.Module, x: torch.Tensor) -> tuple[list[tuple[nn.Module, int]], int]:
-    """The innermost layers that give the final scores, with their widths; and how many columns the model's output has.
+def _score_layers(model: nn.Module, x: torch.Tensor) -> tuple[Layers, int]:
+    """The innermost layers that give the final scores; and how many columns the model's output has.
 
-    One layer, the last with parameters whose output has as many columns as the model's; or the last several, one a
-    class or so, whose outputs beside each other are in the same order as the model's.
+    One layer, the last with parameters whose output has as many columns as the model's, or all such together (experts
+    and what mixes them); or the last several, one a class or so, whose outputs beside each other are in the same order
+    as the model's. Whatever they are made to give, the model's answer has to follow.
     """
     calls: list[tuple[nn.Module, torch.Tensor]] = []
     handles = [
@@ -555,10 +558,26 @@ def _score_layers(model: nn.Module, x: torch.Tensor) -> tuple[list[tuple[nn.Modu
     classes = int(output.shape[-1])
     rows = [(m, _rows_of(out)) for m, out in calls if isinstance(out, torch.Tensor)]
     given = [(m, out) for m, out in rows if out.shape[:-1] == output.shape[:-1]]
-    fitting = [m for m, out in given if out.shape == output.shape]
-    if fitting:
-        return [(fitting[-1], classes)], classes
-    return _split_heads(given, output), classes
+    fitting = list(dict.fromkeys(m for m, out in given if out.shape == output.shape))
+    if not fitting:
+        return _split_heads(given, output), classes
+    for chosen in (fitting[-1:], fitting):
+        layers = [(m, slice(0, classes)) for m in chosen]
+        if _answer_follows(model, x.to(kind), layers, classes):
+            return layers, classes
+    return [], classes
+
+
+def _answer_follows(model: nn.Module, x: torch.Tensor, layers: Layers, classes: int) -> bool:
+    """Whether the model's answer is the class that the layers are made to favour: squashed or not, it then is."""
+    wanted = torch.arange(len(x)) % classes
+    undo = _force_outputs(layers, 64.0 * functional.one_hot(wanted, classes).to(x.dtype))
+    try:
+        with torch.no_grad():
+            answers = _rows_of(model(x)).argmax(-1)
+    finally:
+        undo()
+    return float((answers == wanted).float().mean()) > 0.9
 
 
 def _rows_of(output: torch.Tensor) -> torch.Tensor:
@@ -567,7 +586,7 @@ def _rows_of(output: torch.Tensor) -> torch.Tensor:
     return output.flatten(1) if single else output
 
 
-def _split_heads(given: Sequence[tuple[nn.Module, torch.Tensor]], output: torch.Tensor) -> list[tuple[nn.Module, int]]:
+def _split_heads(given: Sequence[tuple[nn.Module, torch.Tensor]], output: torch.Tensor) -> Layers:
     """The last layers that give the model's columns between them; none where that is not clear."""
     last = list(given)
     while last and sum(out.shape[-1] for _, out in last) > output.shape[-1]:
@@ -576,7 +595,9 @@ def _split_heads(given: Sequence[tuple[nn.Module, torch.Tensor]], output: torch.
         return []
     scores = torch.cat([out for _, out in last], dim=-1)
     alike = (scores.argsort(-1) == output.argsort(-1)).all(-1).float().mean()
-    return [(m, int(out.shape[-1])) for m, out in last] if float(alike) > 0.9 else []
+    ends = list(itertools.accumulate(int(out.shape[-1]) for _, out in last))
+    parts = [slice(end - int(out.shape[-1]), end) for (_, out), end in zip(last, ends, strict=True)]
+    return [(m, part) for (m, _), part in zip(last, parts, strict=True)] if float(alike) > 0.9 else []
 
 
 def _is_innermost(module: nn.Module) -> bool:

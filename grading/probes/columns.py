@@ -43,7 +43,7 @@ BACKWARD_COLUMNS = (
     "lr_max",
     "update_rms",  # root mean square of the watched parameter's change since then
     "optimizer",  # number of the optimizer object, -1 where none is known
-    "squashed",  # 1 when the loss's gradient is that of cross-entropy on softmaxed outputs, 0 when not, else nan
+    "squashed",  # whose cross-entropy it is by its gradient: 1 of softmaxed outputs, -1 of raw ones, 0 no; nan: alike
     "agreement",  # cosine of the gradient used since and the fresh one, of the last bias; nan where not known
     "summed",  # 1 when the gradient used is not the fresh one but the sum of all fresh ones so far; nan as before
 )

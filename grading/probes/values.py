@@ -66,7 +66,9 @@ def squashed_loss(output: np.ndarray, gradient: np.ndarray) -> float:
     or the output is softmaxed already and the gradient that of cross-entropy on the output.
 
     Both are compared by direction, row by row, with the label that fits best, so that weights
-    and scaling of the loss do not matter. nan where they look alike, smoothed labels included.
+    and scaling of the loss do not matter. 1 where it is, -1 where it plainly is that of
+    cross-entropy on the output, 0 where it is neither; nan where they look alike, smoothed
+    labels included.
     """
     if output.ndim != 2 or output.shape != gradient.shape or output.shape[1] < 3 or not np.isfinite(output).all():
         return math.nan
@@ -87,7 +89,14 @@ def squashed_loss(output: np.ndarray, gradient: np.ndarray) -> float:
             return 1.0
     if squashed_fit > 0.99999 and plain_fit < 0.999:
         return 1.0 if _smoothed_fit(gradient, once) < 0.9999 else math.nan
-    return 0.0 if squashed_fit < 0.999 else math.nan
+    if squashed_fit >= 0.999:
+        return math.nan
+    logarithms = (output <= 1e-6).all() and np.abs(
+        np.exp(output).sum(1) - 1.0
+    ).max() < 1e-4  # whose cross-entropy is minus the label's own
+    if logarithms and not _probabilities(output):
+        plain_fit = max(plain_fit, float(_alike(gradient, -np.eye(output.shape[1])[:, None, :]).max(axis=0).mean()))
+    return -1.0 if plain_fit > 0.99999 and not _probabilities(output) else 0.0
 
 
 def _smoothed_fit(gradient: np.ndarray, once: np.ndarray) -> float:

@@ -29,14 +29,23 @@ def test_loss_on_softmaxed_outputs_shows_in_its_gradient(size: float, classes: i
     weight = torch.linspace(0.5, 2.0, classes)
     plain = nn.CrossEntropyLoss()
     for criterion, expected in (
-        (plain, 0.0),
-        (nn.CrossEntropyLoss(weight=weight), 0.0),
-        (nn.CrossEntropyLoss(reduction="sum"), 0.0),
-        (lambda s, y: 512 * plain(s, y), 0.0),
+        (plain, -1.0),
+        (nn.CrossEntropyLoss(weight=weight), -1.0),
+        (nn.CrossEntropyLoss(reduction="sum"), -1.0),
+        (lambda s, y: 512 * plain(s, y), -1.0),
+        (nn.MultiMarginLoss(), 0.0),
         (lambda s, y: plain(s.softmax(1), y), 1.0),
         (lambda s, y: 3 * nn.CrossEntropyLoss(weight=weight)(s.softmax(1), y), 1.0),
     ):
         assert values.squashed_loss(*_gradient(scores, labels, criterion)) == expected
+
+
+def test_log_probabilities_are_raw_scores_to_either_loss() -> None:
+    torch.manual_seed(4)
+    outputs, labels = torch.randn(64, 4).log_softmax(1), torch.randint(0, 4, (64,))
+    for criterion in (nn.NLLLoss(), nn.CrossEntropyLoss()):
+        assert values.squashed_loss(*_gradient(outputs, labels, criterion)) == -1.0
+    assert values.squashed_loss(*_gradient(outputs.exp(), labels, nn.CrossEntropyLoss())) == 1.0
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])

@@ -278,3 +278,15 @@ def test_where_validate_is_hardly_called_what_main_measures_with_counts_too() ->
     assert _measured(own=2, calls_of_validate=1, rows_of_own=1) == 1 + 20
     assert _measured(own=2, calls_of_validate=1, rows_of_own=0) == 1, "passes over trained rows measure no validation"
     assert _measured(own=2, calls_of_validate=0, rows_of_own=1) == 20
+
+
+def test_a_batch_shown_several_times_in_a_row_counts_once() -> None:
+    """A closure or a second pass; of large batches, whose repetitions would pass for batches that stay together."""
+    chance = np.random.default_rng(5)
+    rows = chance.normal(size=(308, 2))
+    shuffled = [[batch for batch in np.array_split(chance.permutation(rows), 2) for _ in range(8)] for _ in range(3)]
+    kept = [[batch for batch in np.array_split(rows, 2) for _ in range(8)] for _ in range(3)]
+
+    fresh = order_likeness(shuffled)
+    assert fresh is not None and max(fresh) < 0.3
+    assert order_likeness(kept) == (1.0, 0.0)
