@@ -289,4 +289,4 @@ def test_a_batch_shown_several_times_in_a_row_counts_once() -> None:
 
     fresh = order_likeness(shuffled)
     assert fresh is not None and max(fresh) < 0.3
-    assert order_likeness(kept) == (1.0, 0.0)
+    assert order_likeness(kept) == pytest.approx((1.0, 1.0), abs=0.02)
