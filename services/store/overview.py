@@ -17,7 +17,7 @@ from services.store.ids import CODE_CHARS, ID_CHARS
 from services.store.part import Part
 from services.store.records import Candidate, SubmissionState
 from services.store.reviews import DecisionKind, DecisionRow, RulingRow
-from services.store.tables import SubmissionRow
+from services.store.tables import SubmissionRow, clean
 
 FlagState = Literal["open", "confirmed", "dismissed"]
 Show = Literal["", "undecided", "advance", "hold", "reject", "look", "flagged", "goal", "waiting"]
@@ -266,7 +266,7 @@ def _conditions(choice: LineChoice) -> list[ColumnElement[bool]]:
     found: list[ColumnElement[bool]] = []
     if choice.words:
         named = literal("candidate ") + _CODE if choice.blind else SubmissionRow.listed_as
-        found.append(named.contains(choice.words.casefold(), autoescape=True))
+        found.append(named.contains(clean(choice.words.casefold()), autoescape=True))
     if choice.rating:
         found.append(SubmissionRow.rating == choice.rating)
     if choice.bug:

@@ -67,7 +67,9 @@ class TestCohort:
         assert self._names(browser.get(f"{path}?show=flagged").text) == ["Diego Alvarez"]
         assert "Nobody fits these filters" in browser.get(f"{path}?q=nobody").text
 
-    @pytest.mark.parametrize("query", ["bug=99", "sort=drop", "page=-1", "page=999999999999", "verdict=x", "show=x"])
+    @pytest.mark.parametrize(
+        "query", ["bug=99", "sort=drop", "page=-1", "page=999999999999", "verdict=x", "show=x", "q=%00", "q=%ED%A0%80"]
+    )
     def test_an_address_that_means_nothing_shows_the_table(self, site: Site, query: str):
         response = site.browser("recruiter").get(f"/cohorts/{site.seeded.cohort_id}?{query}")
         assert response.status_code == 200
@@ -112,6 +114,10 @@ class TestCohort:
             assert response.text.count('<th scope="row">') == 50 and "cursor=" in response.text
         assert [asked for asked, _ in cost[60]] == [asked for asked, _ in cost[120]]
         assert all(read <= 50 + 3 + 5 for _, read in cost[120])
+
+    def test_a_cursor_that_is_none_of_ours_is_refused(self, site: Site):
+        response = site.browser("recruiter").get(f"/cohorts/{site.seeded.cohort_id}/changes?cursor=nonsense")
+        assert 400 <= response.status_code < 500
 
     def _read_differently(self, site: Site, made: seed.Seeded) -> None:
         """Grade a cohort anew, so that everybody has every bug left."""
