@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import random
 import sys
+import threading
 import types
 import weakref
 from collections.abc import Callable
@@ -176,6 +177,7 @@ class Recorder:
         self.counted_steps: dict[int, int] = {}  # and how far each has counted
         self.namespace: dict[str, Any] = {}
         self.active_key: tuple[int, str] = (0, "")
+        self.home_thread = threading.get_ident()
         self.history: dict[Any, Any] | None = None
         self.row_width: int | None = None
         self.input_places: dict[int, int] = {}  # by model shown several tensors: which of them holds its rows
@@ -246,7 +248,11 @@ class Recorder:
         # Two faces of one function cannot be told apart so: then it is judged by what was trained.
         codes = {train: "train", validate: "validate"} if train is not validate else {}
         frame: types.FrameType | None = sys._getframe(2)
+        at_home = threading.get_ident() == self.home_thread
         for _ in range(60):
+            if frame is None and not at_home:
+                # A thread of the program's: it computes for whatever the program itself is in the middle of.
+                at_home, frame = True, sys._current_frames().get(self.home_thread)
             if frame is None:
                 break
             if frame.f_code.co_name == "forward":

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
 from challenges.spiral.styles import BUG_IDS, Style, random_choice, styles_of
 from challenges.spiral.styles import compose as composed
-from grading.verdict import Verdict
+from grading.verdict import Report, Verdict
 
 if TYPE_CHECKING:
     from tests.challenges.conftest import Grade
@@ -30,10 +31,15 @@ def test_programs_in_random_styles_are_never_misread(grade: Grade) -> None:
     seed = secrets.token_hex(8)
     print(f"seed of the styles: {seed}")
     rng = random.Random(seed)
+    choices = [next(c for c in iter(lambda: random_choice(rng), None) if not moot(c)) for _ in range(PROGRAMS)]
+
+    def graded(number: int) -> Report:
+        return grade(composed(choices[number]), seed=f"{seed}/{number}", epochs=5)
+
     wrong, undecided = [], 0
-    for number in range(PROGRAMS):
-        choice = next(c for c in iter(lambda: random_choice(rng), None) if not moot(c))
-        report = grade(composed(choice), seed=f"{seed}/{number}", epochs=5)
+    with ThreadPoolExecutor(2) as jobs:
+        reports = list(jobs.map(graded, range(PROGRAMS)))
+    for number, (choice, report) in enumerate(zip(choices, reports, strict=True)):
         assert report.outcome == "graded", report.invalid_reason
         for bug in report.bugs:
             style = choice[bug.id]

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from torch import nn
 
 from grading.probes import recorder
-from grading.probes.columns import BACKWARD_COLUMNS
+from grading.probes.columns import BACKWARD_COLUMNS, CONTEXTS, FORWARD_COLUMNS
 from grading.probes.ghost import GhostDevice, device_of
 from grading.probes.program import Ending
 from grading.probes.recorder import Recorder, Token, _deepest_node, _steps_taken
@@ -262,3 +263,25 @@ def test_rows_are_told_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
         watch.finish()
 
     assert len(told) == 10
+
+
+def test_a_forward_in_another_thread_belongs_to_what_the_program_is_in_the_middle_of() -> None:
+    """Whether gradients are on is a thread's own affair, so what `validate` hands to a thread is looked at, too."""
+    source = """
+    def validate(model, rows):
+        with torch.no_grad(), ThreadPoolExecutor(1) as pool:
+            inside = model(rows)
+            return inside, pool.submit(model, rows).result()
+    """
+    names: dict[str, Any] = {"torch": torch, "ThreadPoolExecutor": ThreadPoolExecutor}
+    exec(textwrap.dedent(source), names)
+    watch, model, rows = _watch(), nn.Linear(2, 3), torch.randn(4, 2)
+    with watch:
+        watch.namespace = names
+        names["validate"](model, rows)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(model, rows).result()
+        seen = np.array(watch.forwards)
+    context, graph = (seen[:, FORWARD_COLUMNS.index(name)] for name in ("context", "graph"))
+    assert context.tolist() == [CONTEXTS["validate"], CONTEXTS["validate"], 0]
+    assert graph.tolist() == [0, 1, 1]
