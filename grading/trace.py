@@ -162,15 +162,16 @@ class Backwards:
 
     def squashed_share(self) -> float | None:
         """Share of the passes looked at whose loss softmaxes the model's outputs; None without any."""
-        seen = self.column("squashed")
-        seen = seen[np.isfinite(seen)]
-        return float((seen > 0).mean()) if len(seen) >= 4 else None
+        return self._share_of_losses(1.0)
 
     def plain_share(self) -> float | None:
         """Share of the passes looked at whose loss is the cross-entropy of the model's outputs; None without any."""
+        return self._share_of_losses(-1.0)
+
+    def _share_of_losses(self, kind: float) -> float | None:
         seen = self.column("squashed")
         seen = seen[np.isfinite(seen)]
-        return float((seen < 0).mean()) if len(seen) >= 4 else None
+        return float((np.sign(seen) == kind).mean()) if len(seen) >= 4 else None
 
     def disagreement(self) -> float | None:
         """Share of the steps looked at that used another gradient than the fresh one; None with too few."""

@@ -82,7 +82,8 @@ def squashed_loss(output: np.ndarray, gradient: np.ndarray) -> float:
     twice = once * (outer - (once * outer).sum(-1, keepdims=True))
     squashed_fit = float(_alike(gradient, twice).max(axis=0).mean())
     plain_fit = float(_alike(gradient, once - np.eye(output.shape[1])[:, None, :]).max(axis=0).mean())
-    if _probabilities(output):
+    probabilities = _probabilities(output)
+    if probabilities:
         if float(np.ptp(output, axis=0).max()) <= 1e-3:
             return math.nan  # a collapsed model: every loss looks alike
         if plain_fit > 0.99999:
@@ -91,12 +92,12 @@ def squashed_loss(output: np.ndarray, gradient: np.ndarray) -> float:
         return 1.0 if _smoothed_fit(gradient, once) < 0.9999 else math.nan
     if squashed_fit >= 0.999:
         return math.nan
-    logarithms = (output <= 1e-6).all() and np.abs(
-        np.exp(output).sum(1) - 1.0
-    ).max() < 1e-4  # whose cross-entropy is minus the label's own
-    if logarithms and not _probabilities(output):
+    if probabilities:
+        return 0.0
+    if (output <= 1e-6).all() and np.abs(np.exp(output).sum(1) - 1.0).max() < 1e-4:
+        # Logarithms of probabilities, whose cross-entropy is minus the label's own.
         plain_fit = max(plain_fit, float(_alike(gradient, -np.eye(output.shape[1])[:, None, :]).max(axis=0).mean()))
-    return -1.0 if plain_fit > 0.99999 and not _probabilities(output) else 0.0
+    return -1.0 if plain_fit > 0.99999 else 0.0
 
 
 def _smoothed_fit(gradient: np.ndarray, once: np.ndarray) -> float:

@@ -150,7 +150,6 @@ def compare(cohort_id: str) -> str:
     ids = list(dict.fromkeys(request.args.getlist("id")))
     if not 2 <= len(ids) <= _MOST_COMPARED:
         raise ApiProblem(422, "Choose two to four candidates of the table, then compare them.")
-    manifest = manifest_of(cohort.challenge)
     known = here().store.cohort_lines_by_id(cohort.id, ids)
     if any(one not in known for one in ids):
         raise ApiProblem(404, "One of these is not in this cohort, or not any more.")
@@ -158,14 +157,14 @@ def compare(cohort_id: str) -> str:
     return render_template(
         "assay/compare.html",
         cohort=cohort,
-        manifest=manifest,
+        manifest=manifest_of(cohort.challenge),
         lines=[known[one] for one in ids],
         reports=reports,
         evidence={
             one: {bug["number"]: bug["evidence"] for bug in (report or {}).get("bugs", ())}
             for one, report in reports.items()
         },
-        tally=here().store.cohort_tally(cohort.id, len(manifest.bugs) if manifest else 0),
+        tally=here().store.cohort_tally(cohort.id, bugs=0),
         standing=review.standing,
         who=who,
     )
