@@ -123,6 +123,11 @@ class Timing(_Frozen):
     )
     steps: tuple[StepTiming, ...]
 
+    @property
+    def is_side_by_side(self) -> bool:
+        """Whether the probes ran beside the program's own run, so that both took less than their sum."""
+        return self.probes_s + self.real_run_s > self.total_s
+
 
 class Versions(_Frozen):
     """Which grader, which challenge and which image gave this report."""

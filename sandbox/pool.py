@@ -7,6 +7,9 @@ longest, hands it the job over the stream that is attached already and lets anot
 remove it. It is never used twice. A spare is looked at right before it is handed over, by
 one poll of its stream; a dead one is thrown away and the next one taken.
 
+A job with steps that may run apart takes a second spare for them, where no other job is there
+that might want it (`sandbox.beside`). On a host with one processor there is none by default.
+
 Where none waits, `run` claims one that is warming up and lets it have its full share of the
 processor at once; where none is warming up either, it makes one itself, cold. So no work on
 a container is ever repeated or thrown away for being late.
@@ -14,8 +17,8 @@ a container is ever repeated or thrown away for being late.
 The *keeper*, one thread, does what nobody waits for: it refills, one thread for each
 container being warmed, with a small share of the processor that is raised when the
 container is ready; replaces spares that died or grew old; shrinks; reaps; and pauses longer
-and longer while the Engine fails. How many it keeps on a shelf is the largest number of jobs
-that were there at once in the last one to two `idle_s`, within `min_size` and `max_size`;
+and longer while the Engine fails. How many it keeps on a shelf is the largest number that the
+jobs could use at once in the last one to two `idle_s`, within `min_size` and `max_size`;
 below `memory_floor_bytes` of available memory it warms nothing and drops a spare per round.
 
 A job whose container was lost is run once more, in a new one (`retries`), also when its
@@ -37,12 +40,13 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from sandbox.beside import halves, joined, side_by_side
 from sandbox.protocol import check_job
 from sandbox.spec import Job, Limits, RunResult, SandboxBusy, SandboxUnavailable, StepListener
 from sandbox.template import container_shape
@@ -134,6 +138,7 @@ class PoolConfig:
     memory_floor_bytes: int = 2 << 30  # of available memory, below which nothing is warmed
     retries: int = 1  # of a job whose container was lost
     retry_pause_s: float = 0.5
+    beside: bool = True  # whether a job that is alone may take a second spare for steps that may run apart
     backoff_s: float = 10.0  # longest pause between attempts while the Engine fails
     teardowns: int = 8  # removals that may be outstanding; then a run removes its own
     reap_interval_s: float = 30.0
@@ -209,10 +214,10 @@ class _Shelf:
         """Spares that there are or soon will be."""
         return len(self.spares) + len(self.warming)
 
-    def enter(self) -> None:
-        """One more job wants a container of this shape."""
+    def enter(self, containers: int = 1) -> None:
+        """One more job wants a container of this shape, or several where it is alone."""
         self.jobs += 1
-        self._peak = max(self._peak, self.jobs)
+        self._peak = max(self._peak, self.jobs if self.jobs > 1 else containers)
         self.last_used = time.monotonic()
 
     def leave(self) -> None:
@@ -310,7 +315,7 @@ class Pool:
     # --- one job ----------------------------------------------------------------------
 
     def run(self, job: Job, listener: StepListener | None = None, cancel: Cancel | None = None) -> RunResult:
-        """Run every step of `job` in order in a container of its own.
+        """Run every step of `job` in a container of its own, or in two side by side.
 
         The container's removal may still be under way on return. Where the job is retried, the
         listener hears of its steps again. Raises SandboxUnavailable, Cancelled where `cancel` was
@@ -338,7 +343,7 @@ class Pool:
     def _demand(self, job: Job) -> Iterator[_Shelf]:
         with self._changed:
             shelf = self._shelves.setdefault(container_shape(job.limits), _Shelf(job.limits))
-            shelf.enter()
+            shelf.enter(2 if self._may_split(job) else 1)
             shelf.modules = job.modules
         try:
             yield shelf
@@ -352,11 +357,15 @@ class Pool:
         self, shelf: _Shelf, job: Job, listener: StepListener | None, cancel: Cancel, begun: float
     ) -> RunResult:
         container, was_warm = self._take(shelf, job, cancel)
+        second = self._take_second(shelf, job) if was_warm else None
         waited_s = time.monotonic() - begun
         warm_up_s = 0.0 if was_warm else min(waited_s, container.ready.warm_up_s)
-        with self._using(container, cancel):
+        with self._using((container, second) if second is not None else (container,), cancel):
             try:
-                result = container.run(job, listener, self._later)
+                if second is not None:
+                    result = self._run_beside(container, second, job, listener)
+                else:
+                    result = container.run(job, listener, self._later)
             except SandboxUnavailable:
                 with self._changed:
                     self._lost += 1
@@ -367,21 +376,58 @@ class Pool:
         timing = replace(result.timing, start_s=waited_s - warm_up_s, warm_up_s=warm_up_s)
         return replace(result, timing=timing)
 
-    @contextlib.contextmanager
-    def _using(self, container: Container, cancel: Cancel) -> Iterator[None]:
-        """While this lasts, `cancel` and `close` reach the container."""
+    def _may_split(self, job: Job) -> bool:
+        """Whether the job would run in two containers, if nobody else wanted the second."""
+        return self._config.beside and not self._config.capacity and halves(job) is not None
+
+    def _take_second(self, shelf: _Shelf, job: Job) -> Container | None:
+        """A second spare for steps that may run apart, as long as no other job is there to want it."""
+        if not self._may_split(job):
+            return None
         with self._changed:
-            self._busy.add(container)
-            closing = self._closing
-        cancel.bind(container.abandon)
-        if closing:
+            alone = sum(one.jobs for one in self._shelves.values()) == 1
+            fit = alone and shelf.spares and shelf.spares[0].container.alive() and _suits(shelf.spares[0].modules, job)
+            return shelf.spares.popleft().container if fit else None
+
+    def _run_beside(
+        self, container: Container, second: Container, job: Job, listener: StepListener | None
+    ) -> RunResult:
+        parts = halves(job)
+        assert parts is not None
+        others, apart = parts
+
+        def call_off() -> None:
             container.abandon()
+            second.abandon()
+
+        results = side_by_side(
+            lambda told: container.run(others, told, self._later),
+            lambda told: second.run(apart, told, self._later),
+            call_off,
+            listener,
+        )
+        return joined(job, *results)
+
+    @contextlib.contextmanager
+    def _using(self, containers: Sequence[Container], cancel: Cancel) -> Iterator[None]:
+        """While this lasts, `cancel` and `close` reach the containers."""
+
+        def abandon() -> None:
+            for container in containers:
+                container.abandon()
+
+        with self._changed:
+            self._busy.update(containers)
+            closing = self._closing
+        cancel.bind(abandon)
+        if closing:
+            abandon()
         try:
             yield
         finally:
             cancel.bind(lambda: None)
             with self._changed:
-                self._busy.discard(container)
+                self._busy.difference_update(containers)
 
     def _take(self, shelf: _Shelf, job: Job, cancel: Cancel) -> tuple[Container, bool]:
         """A container for one job, and whether it had been waiting."""
@@ -447,7 +493,7 @@ class Pool:
             except SandboxBusy:  # every device is in use, perhaps by spares that are not ready yet
                 if not self._config.capacity or cancel.is_set or self._closing or time.monotonic() > deadline:
                     raise
-        with self._using(container, cancel):
+        with self._using((container,), cancel):
             try:
                 container.start()
             except BaseException:

@@ -51,7 +51,7 @@ from sandbox.spec import (
     StepResult,
 )
 
-VERSION = 2
+VERSION = 3
 CHUNK_BYTES = 1 << 20
 ALIVE_S = 5.0  # how often the runner says that it is still there
 SILENCE_S = 60.0  # of a runner that is to be taken for dead
@@ -176,6 +176,7 @@ def _step(item: Fields, cutter: _Cutter) -> Step:
         item.seconds("cpu_time_s"),
         item.text("unless_hung"),
         item.truth("sees_gpu"),
+        item.truth("apart"),
     )
 
 

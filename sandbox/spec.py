@@ -91,6 +91,7 @@ class Step:
     cpu_time_s: float = 15.0
     unless_hung: str = ""  # not run where the step of this name ran into its time limit without a frame
     sees_gpu: bool = False  # whether CUDA shows it the sandbox's device, where there is one
+    apart: bool = False  # may run in a sandbox of its own at the same time as the others, where one waits
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ class Sandbox(Protocol):
     name: str
 
     def run(self, job: Job, listener: StepListener | None = None) -> RunResult:
-        """Run every step of `job` in order, each in a fresh process."""
+        """Run every step of `job`, each in a fresh process: in order, but for those that may run apart."""
         ...
 
     def cannot_hold(self) -> tuple[str, ...]:

@@ -191,6 +191,7 @@ def timing_line(timing: Timing) -> str:
         ("judge", timing.judge_s),
     )
     split = ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts)
+    split += ", probes beside the run" if timing.is_side_by_side else ""
     gpu = "" if timing.gpu_s is None else f", GPU {timing.gpu_s:.1f} s"
     if timing.gpu_peak_memory_bytes is not None:
         gpu += f", GPU memory {timing.gpu_peak_memory_bytes / (1 << 20):.0f} MiB"

@@ -159,6 +159,9 @@ class Settings(BaseSettings):
     )
     pool_retries: int = _pool("retries", "How often a job whose container was lost is run again.", ge=0)
     pool_retry_pause_s: float = _pool("retry_pause_s", "Pause before that.", ge=0)
+    pool_beside: bool = _pool(
+        "beside", "Whether a submission that is alone runs its probes beside its own run, in a second warm container."
+    )
     pool_backoff_s: float = _pool("backoff_s", "Longest pause of the pool while the Engine fails.", gt=0)
     pool_teardowns: int = _pool("teardowns", "Removals under way before a run does its own.", ge=0)
     pool_reap_interval_s: float = _pool("reap_interval_s", "How often abandoned containers are looked for.", gt=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -66,6 +67,7 @@ class FakeContainer:
         self.ready: FakeReady | None = None
         self.quickened = self.destroyed = self.used = self.fails = False
         self.stocked: dict[str, bytes] = {}
+        self.ran: tuple[str, ...] = ()
         self._ours, self._theirs = socket.socketpair()
         self._cut = threading.Event()
 
@@ -92,17 +94,19 @@ class FakeContainer:
 
     def run(self, job: Job, listener: StepListener | None = None, later: Any = None) -> RunResult:
         assert self.ready is not None and not self.used and not self.destroyed
-        self.used = True
+        self.used, self.ran = True, tuple(step.name for step in job.steps)
         self.maker.runs.append(self)
-        if listener is not None:
-            listener("s", "begin")
+        for name in self.ran if listener is not None else ():
+            listener(name, "begin")
+            listener(name, "end")
         self.maker.may_end.wait(PATIENCE_S)
         if self._cut.is_set() or self.maker.lose_runs > 0:
             self.maker.lose_runs -= 1
             self.destroy()
             raise SandboxUnavailable("it was lost")
         later(self.destroy)
-        return RunResult((StepResult("s", RunStatus.OK),), RunTiming(9.0, 9.0, 1.0, warm_up_cpu_s=2.0), "docker")
+        timing = RunTiming(9.0, 9.0, 1.0, cpu_s=3.0, warm_up_cpu_s=2.0)
+        return RunResult(tuple(StepResult(name, RunStatus.OK) for name in self.ran), timing, "docker")
 
     def abandon(self) -> None:
         self._cut.set()
@@ -232,6 +236,100 @@ def test_no_container_is_used_twice(make_pool: Any, maker: FakeMaker) -> None:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda _: pool.run(a_job()), range(100)))
     assert len(maker.runs) == len(set(map(id, maker.runs))) == 100
+
+
+def a_long_job(limits: Limits = LIMITS, body: str = "c.emit('a', 1)", unless_hung: str = "") -> Job:
+    """Two short steps, and between them a long one that may run apart."""
+    job = a_job(limits, body)
+    long = replace(job.steps[0], name="long", apart=True, unless_hung=unless_hung)
+    return replace(job, steps=(replace(job.steps[0], name="first"), long, replace(job.steps[0], name="last")))
+
+
+def names(result: RunResult) -> list[str]:
+    return [step.name for step in result.steps]
+
+
+def test_steps_that_may_run_apart_do_so_in_a_second_spare(make_pool: Any, maker: FakeMaker) -> None:
+    pool = make_pool(min_size=2)
+    settled(pool, 2)
+    waiting, events = list(maker.made), list[tuple[str, str]]()
+    maker.may_end.clear()
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(pool.run, a_long_job(), lambda *event: events.append(event))
+        eventually(lambda: len(maker.runs) == 2)  # at the same time
+        assert pool.status()["busy"] == 2 and pool.status()["shelves"][0]["jobs"] == 1
+        maker.may_end.set()
+        result = running.result(PATIENCE_S)
+    assert {id(one) for one in maker.runs} == {id(one) for one in waiting}
+    assert sorted(one.ran for one in maker.runs) == [("first", "last"), ("long",)]
+    assert names(result) == ["first", "long", "last"]
+    assert events == [(name, event) for name in ("first", "last", "long") for event in ("begin", "end")]
+    # Time that passed side by side counts once, work twice.
+    assert (result.timing.steps_s, result.timing.cpu_s, result.timing.warm_up_cpu_s) == (1.0, 6.0, 4.0)
+    settled(pool, 2)
+    eventually(lambda: all(one.destroyed for one in waiting))
+
+
+def test_pool_keeps_two_spares_for_such_a_job(make_pool: Any, maker: FakeMaker) -> None:
+    pool = make_pool(min_size=1)
+    settled(pool, 1)
+    pool.run(a_long_job())
+    assert maker.runs[0].ran == ("first", "long", "last"), "there was one spare"
+    settled(pool, 2)
+    pool.run(a_long_job())
+    assert len(maker.runs) == 3
+
+
+@pytest.mark.parametrize("why", ["another job", "switched off", "one place", "a step waits for another's fate"])
+def test_job_stays_in_one_container(make_pool: Any, maker: FakeMaker, why: str) -> None:
+    changes: dict[str, Any] = {"switched off": {"beside": False}, "one place": {"capacity": 4}}.get(why, {})
+    pool = make_pool(min_size=3, **changes)
+    settled(pool, 3)
+    job = a_long_job(unless_hung="first" if "fate" in why else "")
+    maker.may_end.clear()
+    with ThreadPoolExecutor(2) as threads:
+        other = threads.submit(pool.run, a_job(OTHER)) if why == "another job" else None
+        eventually(lambda: len(maker.runs) == (other is not None))
+        running = threads.submit(pool.run, job)
+        eventually(lambda: len(maker.runs) == 1 + (other is not None))
+        time.sleep(0.05)
+        maker.may_end.set()
+        assert names(running.result(PATIENCE_S)) == ["first", "long", "last"]
+    assert [one.ran for one in maker.runs if one.ran != ("s",)] == [("first", "long", "last")]
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_job_that_lost_one_of_two_containers_is_run_again_as_a_whole(
+    make_pool: Any, maker: FakeMaker, lost: int
+) -> None:
+    pool = make_pool(min_size=2, max_size=2, retry_pause_s=0.0)
+    settled(pool, 2)
+    maker.may_end.clear()
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(pool.run, a_long_job())
+        eventually(lambda: len(maker.runs) == 2)
+        first = list(maker.runs)
+        first[lost].die()
+        maker.may_end.set()
+        result = running.result(PATIENCE_S)
+    assert names(result) == ["first", "long", "last"] and pool.status()["lost"] == 1
+    again = maker.runs[2:]
+    assert sorted(name for one in again for name in one.ran) == ["first", "last", "long"]
+    eventually(lambda: all(one.destroyed for one in maker.runs))
+
+
+def test_call_off_reaches_both_containers(make_pool: Any, maker: FakeMaker) -> None:
+    pool, cancel = make_pool(min_size=2), Cancel()
+    settled(pool, 2)
+    maker.may_end.clear()
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(pool.run, a_long_job(), None, cancel)
+        eventually(lambda: len(maker.runs) == 2)
+        cancel.set()
+        with pytest.raises(Cancelled):
+            running.result(PATIENCE_S)
+    assert len(maker.runs) == 2
+    eventually(lambda: all(one.destroyed for one in maker.runs))
 
 
 def test_job_of_another_shape_gets_its_own_kind(make_pool: Any, maker: FakeMaker) -> None:
@@ -475,6 +573,26 @@ def test_warm_run_gives_what_a_cold_one_gives(real_pool: Pool) -> None:
     assert events == [("s", "begin"), ("s", "end")]
     assert result.timing.warm_up_s == 0.0 < result.timing.warm_up_cpu_s < result.timing.cpu_s
     assert real_pool.status()["served_warm"] == 1
+
+
+@pytest.mark.docker
+def test_two_real_containers_work_on_one_job_at_a_time_and_nothing_is_left(engine: Any) -> None:
+    """Each step waits a while and tells when it began and ended by the host's clock, and what it found in /tmp."""
+    body = "b = time.monotonic(); open('/tmp/x', 'a').write('x'); time.sleep(0.5)"
+    job = a_long_job(body=f"{body}; c.emit('a', [b, time.monotonic(), os.path.getsize('/tmp/x')])")
+    with Pool(DockerSandbox(), PoolConfig(min_size=2, max_size=2), LIMITS) as pool:
+        deadline = time.monotonic() + 120
+        while spares(pool) < 2:
+            assert time.monotonic() < deadline, "no two containers became warm"
+            time.sleep(0.05)
+        result = pool.run(job)
+        assert pool.status()["served_warm"] == 1
+    told = {step.name: json.loads(step.frames[0].header)["data"] for step in result.steps}
+    assert list(told) == ["first", "long", "last"] and {size for _, _, size in told.values()} == {1}
+    assert told["first"][1] <= told["last"][0], "one after the other"
+    assert told["long"][0] < told["last"][0] and told["first"][0] < told["long"][1], "beside them"
+    assert result.timing.steps_s < sum(step.wall_time_s for step in result.steps)
+    assert containers(engine) == []
 
 
 @pytest.mark.docker

@@ -61,7 +61,7 @@ HELLO = pack_frame({"type": "hello", "version": VERSION, "client": "test"})
 def a_job(label: str = "x", limits: Limits | None = None) -> Job:
     array = Array("<f4", (2, 1), b"\0" * 8)
     step = Step("s", "p.q:f", {"n": [1, None, "é"]}, {"x": array}, 5.0, 4.0)
-    after = replace(step, name="t", unless_hung="s", sees_gpu=True)
+    after = replace(step, name="t", unless_hung="s", sees_gpu=True, apart=True)
     return Job(b"sub\0mission", {"p.q": b"def f(c): pass\n"}, (step, after), limits or Limits(), label)
 
 
