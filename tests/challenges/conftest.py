@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol, TypeVar
 
 import pytest
 
@@ -14,6 +17,10 @@ from grading.verdict import Report
 from sandbox.rehearsal import RehearsalSandbox
 from sandbox.spec import Job, RunResult, StepListener
 
+Key = TypeVar("Key")
+Given = TypeVar("Given")
+
+JOBS = 2  # programs graded at a time
 PATIENCE = 4  # the machine may do other things besides
 
 
@@ -65,3 +72,22 @@ def grade(rehearsal: RehearsalSandbox) -> Grade:
         return engine.grade(submission, challenge, Hurried(rehearsal, seconds), secret_seed=seed)
 
     return grading
+
+
+@contextlib.contextmanager
+def ahead(
+    request: pytest.FixtureRequest, key: Callable[[Mapping[str, object]], Key | None], action: Callable[[Key], Given]
+) -> Iterator[Callable[[Key], Given]]:
+    """Do what the chosen tests of this module will ask for, several at a time; gives who answers them.
+
+    `key` makes of a test's parameters what `action` is to be done with, None for a test that asks for nothing.
+    """
+    chosen = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    given = [item.callspec.params for item in chosen if item.module is request.module and hasattr(item, "callspec")]
+    keys = dict.fromkeys(found for params in given if (found := key(params)) is not None)
+    with ThreadPoolExecutor(JOBS) as jobs:
+        begun: dict[Key, Future[Given]] = {one: jobs.submit(action, one) for one in keys}
+        try:
+            yield lambda one: begun[one].result()
+        finally:
+            jobs.shutdown(cancel_futures=True)

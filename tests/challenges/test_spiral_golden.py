@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import pytest
 from challenges.spiral.bad_inputs import BAD_INPUTS
 from grading.challenge import CHALLENGES_ROOT, load_challenge
 from grading.verdict import EvidenceKind, Report, Verdict
+from tests.challenges.conftest import ahead
 
 if TYPE_CHECKING:
     from tests.challenges.conftest import Grade
@@ -34,11 +36,31 @@ def meets(wanted: str, verdict: str) -> bool:
     return verdict != wanted.removeprefix("not:") if wanted.startswith("not:") else verdict == wanted
 
 
+@pytest.fixture(scope="module")
+def report_on(grade: Grade, request: pytest.FixtureRequest) -> Iterator[Callable[[Path | str], Report]]:
+    """On a golden folder, or a bad file by its name."""
+
+    def of(case: Path | str) -> Report:
+        if isinstance(case, Path):
+            return grade((case / "submission.py").read_bytes())
+        endless = case.startswith(("endless", "sleeps"))
+        return grade(BAD_INPUTS[case][0], epochs=3, seconds=2.5 if endless else 60.0)
+
+    def case(params: Mapping[str, Any]) -> Path | str | None:
+        found: Path | str | None = params.get("folder", params.get("name"))
+        return found if found in CASES or found in BAD_INPUTS else None
+
+    with ahead(request, case, of) as answer:
+        yield answer
+
+
 @pytest.mark.parametrize("folder", CASES, ids=lambda folder: folder.name)
-def test_a_golden_submission_gets_what_is_written_beside_it(folder: Path, grade: Grade) -> None:
+def test_a_golden_submission_gets_what_is_written_beside_it(
+    folder: Path, report_on: Callable[[Path | str], Report]
+) -> None:
     told = expectation(folder)
 
-    report = grade((folder / "submission.py").read_bytes())
+    report = report_on(folder)
 
     assert report.outcome == told.get("outcome", "graded"), report.invalid_reason
     seen = vector(report)
@@ -150,11 +172,10 @@ def words_of(report: Report) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BAD_INPUTS)
-def test_a_bad_file_gets_its_own_clear_outcome(name: str, grade: Grade) -> None:
-    source, outcome = BAD_INPUTS[name]
-    endless = name.startswith(("endless", "sleeps"))
+def test_a_bad_file_gets_its_own_clear_outcome(name: str, report_on: Callable[[Path | str], Report]) -> None:
+    outcome = BAD_INPUTS[name][1]
 
-    report = grade(source, epochs=3, seconds=2.5 if endless else 60.0)
+    report = report_on(name)
 
     assert report.outcome == outcome, words_of(report)
     assert not report.tampering_suspected, report.tampering_reasons
@@ -177,8 +198,10 @@ def test_every_bad_file_is_spoken_of_and_no_two_alike() -> None:
 
 
 @pytest.mark.parametrize("name", ["wrong-signature", "exception-in-main", "eats-memory", "prints-a-gigabyte"])
-def test_what_was_mended_before_a_crash_is_never_counted_as_left(name: str, grade: Grade) -> None:
+def test_what_was_mended_before_a_crash_is_never_counted_as_left(
+    name: str, report_on: Callable[[Path | str], Report]
+) -> None:
     """All eight are mended in these files: a bug may stay open where it cannot be seen, no more."""
-    seen = {bug.verdict for bug in grade(BAD_INPUTS[name][0], epochs=3).bugs}
+    seen = {bug.verdict for bug in report_on(name).bugs}
 
     assert Verdict.NOT_FIXED not in seen

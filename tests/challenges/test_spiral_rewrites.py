@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import random
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from challenges.spiral.mutations import BUG_IDS, build
 from challenges.spiral.styles import random_program
+from tests.challenges.conftest import ahead
 
 if TYPE_CHECKING:
     from tests.challenges.conftest import Grade
@@ -172,15 +173,28 @@ def everything(source: str) -> str:
     return source
 
 
+Vectors = list[dict[str, str]]
+
+
+def mixture(number: int) -> str:
+    return random_program(random.Random(f"rewrites {number}"))[0]
+
+
 @pytest.fixture(scope="module")
-def vector_of(grade: Grade) -> Callable[[str], dict[str, str]]:
+def vectors_of(grade: Grade, request: pytest.FixtureRequest) -> Iterator[Callable[[tuple[str, ...]], Vectors]]:
     def read(source: str) -> dict[str, str]:
         report = grade(source, epochs=5, seed="the same for all")
         assert report.outcome == "graded", report.invalid_reason
         assert not report.tampering_suspected, report.tampering_reasons
         return {bug.id: bug.verdict.value for bug in report.bugs}
 
-    return read
+    def programs(params: Mapping[str, Any]) -> tuple[str, ...] | None:
+        if "number" in params:
+            return mixture(params["number"]), everything(mixture(params["number"]))
+        return (params["rewrite"](build(params["bugs"])),) if "bugs" in params else None
+
+    with ahead(request, programs, lambda sources: [read(source) for source in sources]) as answer:
+        yield answer
 
 
 @pytest.mark.slow
@@ -190,27 +204,27 @@ def test_a_rewrite_that_changes_no_behaviour_changes_no_verdict(
     rewrite: Rewrite,
     bugs: tuple[str, ...],
     verdict: str,
-    vector_of: Callable[[str], dict[str, str]],
+    vectors_of: Callable[[tuple[str, ...]], Vectors],
 ) -> None:
     source = build(bugs)
     rewritten = rewrite(source)
 
     assert rewritten != source
-    assert set(vector_of(rewritten).values()) == {verdict}
+    (vector,) = vectors_of((rewritten,))
+    assert set(vector.values()) == {verdict}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(12))
 def test_a_mixture_of_styles_reads_the_same_under_all_rewrites_at_once(
-    number: int, vector_of: Callable[[str], dict[str, str]]
+    number: int, vectors_of: Callable[[tuple[str, ...]], Vectors]
 ) -> None:
-    source, _ = random_program(random.Random(f"rewrites {number}"))
-
-    assert vector_of(everything(source)) == vector_of(source)
+    source = mixture(number)
+    before, after = vectors_of((source, everything(source)))
+    assert after == before
 
 
 @pytest.mark.parametrize("rewrite", [*REWRITES, everything], ids=lambda rewrite: rewrite.__name__)
 def test_rewrites_give_programs(rewrite: Rewrite) -> None:
     for number in range(30):
-        source, _ = random_program(random.Random(f"rewrites {number}"))
-        compile(rewrite(source), "rewritten.py", "exec")
+        compile(rewrite(mixture(number)), "rewritten.py", "exec")
