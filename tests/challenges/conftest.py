@@ -88,6 +88,6 @@ def ahead(
     with ThreadPoolExecutor(JOBS) as jobs:
         begun: dict[Key, Future[Given]] = {one: jobs.submit(action, one) for one in keys}
         try:
-            yield lambda one: begun[one].result()
+            yield lambda one: begun[one].result() if one in begun else action(one)
         finally:
             jobs.shutdown(cancel_futures=True)

@@ -90,9 +90,9 @@ def test_the_first_two_cases_are_the_challenge_itself(name: str, file: str) -> N
     assert (root / "cases" / name / "submission.py").read_bytes() == (root / file).read_bytes()
 
 
-def test_the_solution_reaches_the_goal_and_the_problem_does_not(grade: Grade) -> None:
-    root = CHALLENGES_ROOT / "spiral"
-    solution, problem = (grade((root / name).read_bytes()) for name in ("solution.py", "problem.py"))
+def test_the_solution_reaches_the_goal_and_the_problem_does_not(report_on: Callable[[Path | str], Report]) -> None:
+    root = CHALLENGES_ROOT / "spiral" / "cases"
+    solution, problem = (report_on(root / name) for name in ("solution", "untouched"))
 
     assert solution.goal.reached is True and solution.goal.epoch is not None and solution.goal.epoch <= 20
     assert solution.goal.accuracy is not None and solution.goal.accuracy > 0.8  # right programs are noisy
