@@ -111,12 +111,6 @@ class Steps:
         with np.errstate(invalid="ignore"):
             return int(((np.abs(a) < 1e-8) & ~(np.abs(b) > 1e-8)).sum())
 
-    def typical_update(self) -> float:
-        """Median root-mean-square change of the watched parameter per step; nan when not sampled."""
-        changes = self.column("update_rms")
-        changes = changes[np.isfinite(changes)]
-        return float(np.median(changes)) if len(changes) else math.nan
-
 
 @dataclass(frozen=True)
 class Backwards:

@@ -11,6 +11,7 @@ and whatever does not fit raises ProtocolError and nothing else. Nothing is unpi
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import struct
@@ -162,6 +163,26 @@ class _Fields:
 # --- the job --------------------------------------------------------------------------
 
 
+def describe_job(job: Job) -> tuple[dict[str, object], bytes]:
+    """What every reader of a job is told, as header and payload: submission, modules, steps with their arrays."""
+    chunks = [job.submission, *job.modules.values()]
+    steps = []
+    for step in job.steps:
+        arrays = []
+        for name, array in step.arrays.items():
+            arrays.append({"name": name, "dtype": array.dtype, "shape": list(array.shape), "size": len(array.data)})
+            chunks.append(array.data)
+        described = {field.name: getattr(step, field.name) for field in dataclasses.fields(step)}
+        steps.append(described | {"params": dict(step.params), "arrays": arrays})
+    header: dict[str, object] = {
+        "type": "job",
+        "submission_bytes": len(job.submission),
+        "modules": [{"name": name, "size": len(source)} for name, source in job.modules.items()],
+        "steps": steps,
+    }
+    return header, b"".join(chunks)
+
+
 def encode_job(job: Job, polled_memory_bytes: int | None = None) -> bytes:
     """The job as one frame. Raises ValueError where the job itself is not well formed.
 
@@ -169,25 +190,7 @@ def encode_job(job: Job, polled_memory_bytes: int | None = None) -> bytes:
     for sandboxes without a memory cgroup.
     """
     check_job(job)
-    chunks = [job.submission, *job.modules.values()]
-    steps: list[dict[str, object]] = []
-    for step in job.steps:
-        arrays = []
-        for name, array in step.arrays.items():
-            arrays.append({"name": name, "dtype": array.dtype, "shape": list(array.shape), "size": len(array.data)})
-            chunks.append(array.data)
-        steps.append(
-            {
-                "name": step.name,
-                "entry": step.entry,
-                "params": dict(step.params),
-                "arrays": arrays,
-                "wall_time_s": step.wall_time_s,
-                "cpu_time_s": step.cpu_time_s,
-                "unless_hung": step.unless_hung,
-                "sees_gpu": step.sees_gpu,
-            }
-        )
+    header, payload = describe_job(job)
     limits = {
         name: getattr(job.limits, name)
         for name in (
@@ -201,14 +204,7 @@ def encode_job(job: Job, polled_memory_bytes: int | None = None) -> bytes:
             "gpu_memory_bytes",
         )
     }
-    header = {
-        "type": "job",
-        "submission_bytes": len(job.submission),
-        "steps": steps,
-        "limits": limits | {"polled_memory_bytes": polled_memory_bytes},
-        "modules": [{"name": name, "size": len(source)} for name, source in job.modules.items()],
-    }
-    frame = pack_frame(header, b"".join(chunks))
+    frame = pack_frame(header | {"limits": limits | {"polled_memory_bytes": polled_memory_bytes}}, payload)
     _, header_bytes, payload_bytes = FRAME.unpack_from(frame)
     if header_bytes > MAX_JOB_HEADER_BYTES or payload_bytes > MAX_JOB_PAYLOAD_BYTES:
         raise ValueError("the job is larger than the protocol allows")

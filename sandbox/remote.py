@@ -31,6 +31,7 @@ from sandbox.protocol import (
     FrameReader,
     ProtocolError,
     check_job,
+    describe_job,
     pack_frame,
 )
 from sandbox.protocol import _Fields as Fields
@@ -109,24 +110,8 @@ def _head(header: Mapping[str, object], payload: bytes) -> bytes:
 def pack_job(job: Job) -> tuple[dict[str, object], bytes]:
     """A job as header and payload. Raises ValueError where it is not well formed."""
     check_job(job)
-    chunks = [job.submission, *job.modules.values()]
-    steps = []
-    for step in job.steps:
-        arrays = []
-        for name, array in step.arrays.items():
-            arrays.append({"name": name, "dtype": array.dtype, "shape": list(array.shape), "size": len(array.data)})
-            chunks.append(array.data)
-        described = {field.name: getattr(step, field.name) for field in dataclasses.fields(step)}
-        steps.append(described | {"params": dict(step.params), "arrays": arrays})
-    header: dict[str, object] = {
-        "type": "job",
-        "label": job.label,
-        "limits": dataclasses.asdict(job.limits),
-        "submission_bytes": len(job.submission),
-        "modules": [{"name": name, "size": len(source)} for name, source in job.modules.items()],
-        "steps": steps,
-    }
-    return header, b"".join(chunks)
+    header, payload = describe_job(job)
+    return header | {"label": job.label, "limits": dataclasses.asdict(job.limits)}, payload
 
 
 def unpack_job(header: Mapping[str, Any], payload: bytes, maxima: Limits, max_steps: int) -> Job:

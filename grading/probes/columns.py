@@ -30,7 +30,6 @@ STEP_COLUMNS = (
     "stale_share",  # b
     "misfit",  # relative residual of that fit
     "excess",  # norm of what exceeds the fresh gradient element by element, relative to its norm
-    "update_rms",  # root mean square of the parameters' change, nan when not sampled
     "optimizer",  # number of the optimizer object
     "call",
 )

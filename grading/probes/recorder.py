@@ -148,8 +148,6 @@ class Recorder:
         self.snapshots: list[dict[str, torch.Tensor]] = []
         self.snapshot_pending = False
         self.snapshot_limit = 0
-        self.before_step: torch.Tensor | None = None
-        self.before_value: torch.Tensor | None = None
         self.restorers: list[Callable[[], None]] = []
         self.stopped = False
         self.last_kind = ""
@@ -847,8 +845,6 @@ class Recorder:
             self.step_row = None
         if self.ledger is not None and self.ledger.pending():
             self._note_step(optimizer)
-        if self.step_depth == 1:
-            self._sample_update()
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self.step_depth = max(0, self.step_depth - 1)
@@ -856,34 +852,24 @@ class Recorder:
             return
         if self.step_row is None and self.ledger is not None and self.ledger.pending():
             self._note_step(optimizer)  # step(closure): the gradients came during the step
-        if self.step_row is not None and self.before_step is not None and self.before_value is not None:
-            with torch.no_grad():
-                change = (self.before_step.detach() - self.before_value).float()
-                self.step_row[STEP_COLUMNS.index("update_rms")] = float(change.pow(2).mean().sqrt())
+        if self.ledger is None:
+            return
+        if self.step_row is not None:
             # A hook of the program's own may have come after the look before the step.
-            afterwards = self.ledger.compare() if self.ledger is not None else ()
-            if afterwards and afterwards[-1] > 1.0:
+            afterwards = self.ledger.compare()
+            if afterwards[-1] > 1.0:
                 self.step_row[4:10] = afterwards
-        self.before_step = self.before_value = None
-        if self.ledger is not None:
-            self.ledger.clear()
+        self.ledger.clear()
 
     def _note_step(self, optimizer: Optimizer) -> None:
         assert self.ledger is not None
-        row = [len(self.forwards) - 1, *_rates(optimizer), True, *self.ledger.compare(), math.nan]
+        row = [len(self.forwards) - 1, *_rates(optimizer), True, *self.ledger.compare()]
         row += [self._optimizer_number(optimizer), self.call]
         if self.step_row is None:
             self.steps.append(row)
             self.step_row = row
         else:
             self.step_row[:] = row
-
-    def _sample_update(self) -> None:
-        if self.ledger is None or self.before_value is not None:
-            return
-        self.before_step = self.ledger.entries[-1]["p"]
-        assert self.before_step is not None
-        self.before_value = self.before_step.detach().clone()
 
     def _optimizer_number(self, optimizer: Optimizer) -> int:
         number = self.optimizer_ids.get(id(optimizer))

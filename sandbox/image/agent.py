@@ -1099,13 +1099,13 @@ def stand_in_for_scripts(jit: Any) -> None:
 
         return torch.save(m.state_dict() if hasattr(m, "state_dict") else None, f)
 
-    def freeze_any(mod: Any, *args: Any, **kwargs: Any) -> Any:
-        return freeze(mod, *args, **kwargs) if isinstance(mod, jit.ScriptModule) else mod
+    def for_scripts(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(mod: Any, *args: Any, **kwargs: Any) -> Any:
+            return original(mod, *args, **kwargs) if isinstance(mod, jit.ScriptModule) else mod
 
-    def optimize_any(mod: Any, *args: Any, **kwargs: Any) -> Any:
-        return optimize(mod, *args, **kwargs) if isinstance(mod, jit.ScriptModule) else mod
+        return call
 
-    for function, original in ((save_any, save), (freeze_any, freeze), (optimize_any, optimize)):
+    for function, original in ((save_any, save), (for_scripts(freeze), freeze), (for_scripts(optimize), optimize)):
         function.__name__, function.__doc__ = original.__name__, original.__doc__
         setattr(jit, original.__name__, function)
 

@@ -151,7 +151,7 @@ def steps(**columns: float | np.ndarray) -> Steps:
         "misfit": 0.0,
     }
     rows = np.zeros((100, len(STEP_COLUMNS)))
-    for name, values in {**usual, "update_rms": 1e-3, "lr_min": 1e-3, "lr_max": 1e-3, **columns}.items():
+    for name, values in {**usual, "lr_min": 1e-3, "lr_max": 1e-3, **columns}.items():
         rows[:, STEP_COLUMNS.index(name)] = values
     return Steps(rows)
 
@@ -220,11 +220,6 @@ def test_scaling_the_gradients_never_changes_the_count(wrong: int, scale: float,
     table = steps(stale_norm=old * stale, fresh_share=scale, stale_share=scale * stale)
 
     assert table.carried() == wrong
-
-
-def test_the_typical_update_is_taken_from_the_steps_that_were_sampled() -> None:
-    assert steps(update_rms=every_tenth(0.5, np.nan)).typical_update() == 0.5
-    assert np.isnan(steps(update_rms=np.nan).typical_update())
 
 
 @pytest.mark.parametrize(
