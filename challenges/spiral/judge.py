@@ -36,7 +36,7 @@ SGD_LR = 0.5
 MINI_EPOCHS = 4
 GHOST_CALLS = 60  # calls of modules, inner ones counted, at least: a handful of batches
 ONCE = {
-    "calls": ("load", *(f"calls.{name}" for name in ("validate.modes", "validate.result", "train.result"))),
+    "calls": ("load", *(f"calls.{name}" for name in ("validate.modes", "validate.result", "train.result", "main"))),
     "mini": ("mini.forced", "mini.order", "mini.summary", "mini.direct.summary", "mini.redirected.summary"),
     "ghost": (),
     "real": ("real.ending", "real.goal", "real.history", "real.summary"),
@@ -50,6 +50,7 @@ ALWAYS = {
 }
 LONGEST_ACCUMULATION = 150  # batches between two steps: one and a half epochs; more is no accumulation
 LARGEST_LR = 0.0101  # the interface's bound of 0.01, and rounding
+HISTORY = ("train_loss", "train_acc", "val_loss", "val_acc")
 GENTLE_UPDATE = 0.02  # root mean square of what a sound step adds to the weights that are watched
 
 MODULES = (
@@ -1071,13 +1072,13 @@ def _metric_regressions(secrets: Secrets, seen: SeenRun) -> list[Finding]:
 
 def _data_regressions(seen: SeenRun, real: Table) -> list[Finding]:
     found = []
-    history = seen.log("real").first("real.history")
+    history = seen.log("calls").first("calls.main") or seen.log("real").first("real.history")
     if history is not None:
-        lists = history.get("lists") if isinstance(history.get("lists"), dict) else {}
-        wanted = ("train_loss", "train_acc", "val_loss", "val_acc")
-        missing = [key for key in wanted if len(lists.get(key) or []) == 0]
+        told = history.get("lists")
+        lists = told if isinstance(told, dict) else {}
+        missing = [key for key in HISTORY if not isinstance(lists.get(key), list) or not lists[key]]
         if missing:
-            detail = f"main() returns no {', '.join(missing)}"
+            detail = f"main() returns {'no ' + ', '.join(missing) if len(missing) < len(HISTORY) else 'no history'}"
             found.append(Finding(id="history", title="The history is incomplete", detail=detail))
     overlap = real.validated_on_training_rows()
     if overlap is not None and overlap > 0.2:

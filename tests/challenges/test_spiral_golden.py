@@ -126,6 +126,33 @@ def test_values_carry_the_bugs_that_have_them(grade: Grade) -> None:
     assert kinds["loss-leak"] is EvidenceKind.MEASUREMENT
 
 
+RETURNS = "    return history\n"
+AS_OBJECT = """    import dataclasses
+    return dataclasses.make_dataclass("History", list(history))(**history)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("returns", "told"),
+    [
+        (RETURNS, None),
+        ("", "main() returns no history"),
+        ("    del history['val_loss']\n" + RETURNS, "main() returns no val_loss"),
+        ("    return model, history\n", None),
+        (AS_OBJECT, None),
+    ],
+    ids=["as asked", "nothing", "one list less", "among others", "an object"],
+)
+def test_a_main_that_returns_no_history_any_more_is_a_regression(returns: str, told: str | None, grade: Grade) -> None:
+    source = (CHALLENGES_ROOT / "spiral" / "solution.py").read_text("utf-8")
+    assert source.count(RETURNS) == 1
+
+    report = grade(source.replace(RETURNS, returns), epochs=3)
+
+    assert {finding.id: finding.detail for finding in report.regressions} == ({"history": told} if told else {})
+
+
 # -- files that are broken as files --------------------------------------------------------
 
 # Words that the reason, the regressions or the end of the run must have.
