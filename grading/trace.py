@@ -145,6 +145,10 @@ class Backwards:
         """How many began with gradient of an earlier step still there."""
         return int((self.column("left_over") > 0).sum())
 
+    def overwritten(self) -> int:
+        """How many of them found just the gradient of the pass before: it had been assigned, not added up."""
+        return int((self.column("left_over") == 0.5).sum())
+
     def longest_pile(self) -> int:
         """The longest stretch of passes that found gradients left over while no weight moved."""
         piling = (self.column("left_over") > 0) & ~(self.column("moved") > 0)

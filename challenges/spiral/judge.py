@@ -404,6 +404,8 @@ def _zero_grad_run(real: Table, mini: Table) -> Sight | None:
         return Sight(N, told, OBSERVED, RUN)
     if left < max(1, 0.05 * len(after)):
         return Sight(F, f"after each of {len(after)} steps in {RUN} the gradients had been cleared", OBSERVED, RUN)
+    if after.overwritten() >= 0.9 * left:
+        return Sight(Q, f"{text}, each time overwritten by those of one pass", OBSERVED, RUN)
     closely = _zero_grad(mini, MINI, least=4)
     if closely is not None and closely.verdict is F and mini.backwards.after_update().left_over() > 0:
         # Old gradients lie about and are overwritten, not added to: only the close look can tell.
@@ -753,7 +755,12 @@ def _drawn_epochs(secrets: Secrets, epochs: Sequence[list[NDArray[np.float64]]])
 
 
 def _shuffle_loader(seen: SeenRun) -> Sight | None:
-    """Two readings of the loader that it trains from, for a program that crashes before its second epoch."""
+    """Two readings of the loader that it trains from, for a program that crashes before its second epoch.
+
+    Of one that goes on they tell nothing: it may mix its rows, or set the loader back, before each epoch.
+    """
+    if _ended_well(seen):
+        return None
     record = seen.log("mini").first("mini.order")
     sizes = record.get("sizes") if record is not None else None
     if record is None or not isinstance(sizes, list) or len(sizes) != 2:
@@ -955,12 +962,12 @@ def _doubts(seen: SeenRun) -> list[str]:
 
 def _out_of_sight(seen: SeenRun, real: Table, mini: Table) -> list[str]:
     """Does its own run train where the watch does not see it, although it is seen to on few rows?"""
-    step, ending = seen.step("real"), seen.log("real").first("real.ending")
+    ending = seen.log("real").first("real.ending")
     if ending is not None and integer(ending.get("passes")) > 20:
         return ["it trains once more after its main part has ended"]
     if ending is not None and integer(ending.get("threads")) > 0:
         return ["a thread of its own goes on after its main part has ended"]
-    if step is None or step.status is not RunStatus.OK or _run_error(seen) is not None:
+    if not _ended_well(seen):
         return []
     if not mini.trained_any():
         at_work = integer(real.summary.get("loader_turns")) >= 5 or integer(real.summary.get("steps")) >= 5
@@ -979,9 +986,12 @@ def _out_of_sight(seen: SeenRun, real: Table, mini: Table) -> list[str]:
 
 def _unseen(seen: SeenRun, real: Table) -> bool:
     """Whether its own run came to a good end and no training was seen in it: then nothing else shows what it does."""
+    return _ended_well(seen) and not real.trained_any()
+
+
+def _ended_well(seen: SeenRun) -> bool:
     step = seen.step("real")
-    ended_well = step is not None and step.status is RunStatus.OK and _run_error(seen) is None
-    return ended_well and not real.trained_any()
+    return step is not None and step.status is RunStatus.OK and _run_error(seen) is None
 
 
 def _false_history(secrets: Secrets, seen: SeenRun) -> list[str]:

@@ -37,7 +37,7 @@ BACKWARD_COLUMNS = (
     "serial",  # running number of the forward whose output the backward pass reached
     "call",
     "moved",  # 1 when the watched parameter has changed since the backward pass before
-    "left_over",  # 1 when a parameter still held gradient as this backward pass began
+    "left_over",  # 1 when a parameter still held gradient as this backward pass began; 0.5: but only the last pass's
     "lr_min",  # rates as the backward pass before began, so those of the step in between
     "lr_max",
     "update_rms",  # root mean square of the watched parameter's change since then

@@ -161,6 +161,8 @@ class Recorder:
         # By parameter: the optimizer's running mean a step ago, and the fresh gradient since.
         self.last_mean: dict[int, tuple[np.ndarray, np.ndarray, float]] = {}
         self.summed_gradients: dict[int, np.ndarray] = {}  # by parameter
+        # By parameter that held gradient as a pass began: that, and the gradient of the pass.
+        self.last_held: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.step_row: list[float] | None = None
         self.step_depth = 0
         self.comparisons = 0
@@ -612,13 +614,14 @@ class Recorder:
         number = -1 if optimizer is None else self._optimizer_number(optimizer)
         self._count_pass(number)
         fresh = values_of(gradient)
+        left = (1.0 - 0.5 * self._is_overwritten(watched, fresh)) if left_over else 0.0
         squashed = math.nan
         if output is not None and self._by_chance(0.1, 0.04):
             squashed = squashed_loss(values_of(output), fresh)
         # Only of a bias that is added to the output itself is the gradient the sum of the output's.
         added = output is not None and _is_added_last(output, watched)
         agreement = self._agreement(watched, optimizer, moved, fresh) if added else (math.nan, math.nan)
-        self.backwards.append([row[13], row[0], moved, left_over, *rates, change, float(number), squashed, *agreement])
+        self.backwards.append([row[13], row[0], moved, left, *rates, change, float(number), squashed, *agreement])
 
     def _looks_at_pass(self) -> bool:
         """Whether this pass is looked at: all of the first ones, later whole stretches drawn by chance.
@@ -630,7 +633,7 @@ class Recorder:
             return True
         if passes % STRETCH == 0:
             self.looking = self.random.random() < LATE_SHARE
-            for seen in (self.watched, self.followed, self.last_mean, self.summed_gradients):
+            for seen in (self.watched, self.followed, self.last_mean, self.summed_gradients, self.last_held):
                 seen.clear()
         if not self.looking:
             self._count_pass(int(self.backwards[-1][BACKWARD_COLUMNS.index("optimizer")]))
@@ -687,6 +690,21 @@ class Recorder:
             return unknown  # differences of float32 numbers: what is left of them is rounding
         agreement = cosine(used, wanted)
         return agreement, float(agreement < 0.9 and cosine(used, all_so_far) > 0.98)
+
+    def _is_overwritten(self, bias: torch.Tensor, fresh: np.ndarray) -> bool:
+        """Whether what `bias` still holds is the gradient of the pass before and nothing else.
+
+        So it is in a program that assigns gradients instead of letting them add up. Where they do add up, it holds
+        what it held at the last look and the gradient of that pass.
+        """
+        held = values_of(bias.grad) if isinstance(bias.grad, torch.Tensor) else np.empty(0)
+        summed = fresh.sum(0) if fresh.ndim == 2 else fresh
+        before, self.last_held[id(bias)] = self.last_held.get(id(bias)), (held, summed)
+        if before is None or not held.size or not held.shape == before[0].shape == before[1].shape:
+            return False
+        piled = before[0] + before[1]
+        apart = float(np.linalg.norm(piled - held)) > 0.05 * float(np.linalg.norm(held))
+        return apart and cosine(held, before[1]) > 0.999 and rms(held) <= 1.01 * rms(before[1])
 
     def _optimizer_of(self, parameter: torch.Tensor, moved: bool) -> Optimizer | None:
         """The optimizer that steps this parameter: of several, the one whose own count went up with the last move."""

@@ -11,23 +11,37 @@ import math
 
 import numpy as np
 import torch
+from torch._C import _functorch
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 
 def values_of(tensor: torch.Tensor) -> np.ndarray:
     """A copy of the elements, none where they cannot be had. For small tensors numpy is far quicker than torch.
 
-    Inside torch.func.grad and the like no tensor has elements of its own. What is done there is judged by single calls.
+    Inside torch.func.grad and the like no tensor has elements of its own: they are those of what it wraps.
     """
     try:
-        with torch._C.DisableTorchFunctionSubclass():
-            plain = tensor.detach()
-            exact = plain.dtype in (torch.float32, torch.float64)
-            if exact and not (plain.is_cuda or plain.is_conj() or plain.is_neg()):
-                return plain.numpy().copy()
-            plain = plain.resolve_conj().resolve_neg()  # which numpy refuses
-            return (plain if exact else plain.float()).cpu().numpy().copy()
+        return _copied(tensor)
+    except (RuntimeError, TypeError, NotImplementedError):
+        if _functorch.peek_interpreter_stack() is None:
+            return np.empty(0)
+    try:
+        with temporarily_clear_interpreter_stack():
+            while _functorch.is_gradtrackingtensor(tensor):
+                tensor = _functorch.get_unwrapped(tensor)
+            return _copied(tensor)
     except (RuntimeError, TypeError, NotImplementedError):
         return np.empty(0)
+
+
+def _copied(tensor: torch.Tensor) -> np.ndarray:
+    with torch._C.DisableTorchFunctionSubclass():
+        plain = tensor.detach()
+        exact = plain.dtype in (torch.float32, torch.float64)
+        if exact and not (plain.is_cuda or plain.is_conj() or plain.is_neg()):
+            return plain.numpy().copy()
+        plain = plain.resolve_conj().resolve_neg()  # which numpy refuses
+        return (plain if exact else plain.float()).cpu().numpy().copy()
 
 
 def rms(values: np.ndarray) -> float:

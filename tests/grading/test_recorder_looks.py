@@ -249,6 +249,22 @@ def test_beyond_the_passes_that_are_all_looked_at_some_still_are_and_all_are_cou
     assert [(one["passes"], one["steps"]) for one in told["x.summary"]["optimizers"]] == [(1000, 1000)]
 
 
+@pytest.mark.parametrize("adds", [True, False], ids=["added up", "assigned"])
+def test_gradients_that_are_assigned_are_told_from_those_that_add_up(adds: bool) -> None:
+    model, watch = nn.Linear(2, 3), _watch()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    with watch:
+        for _ in range(40):
+            loss = model(torch.randn(16, 2)).square().sum()
+            for parameter, gradient in zip(
+                model.parameters(), torch.autograd.grad(loss, list(model.parameters())), strict=True
+            ):
+                parameter.grad = gradient + (parameter.grad if adds and parameter.grad is not None else 0)
+            optimizer.step()
+    left_over = np.array(watch.backwards)[2:, BACKWARD_COLUMNS.index("left_over")]
+    assert (left_over == (1.0 if adds else 0.5)).all()
+
+
 def test_rows_are_told_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "ROWS_BYTES", 10 * 4 * 2 * 4)
     told: list[int] = []

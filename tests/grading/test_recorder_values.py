@@ -21,6 +21,25 @@ def _gradient(scores: torch.Tensor, labels: torch.Tensor, criterion: Any) -> tup
     return leaf.detach().numpy(), leaf.grad.numpy()
 
 
+def test_values_are_seen_inside_a_transformed_function() -> None:
+    seen: list[np.ndarray] = []
+    rows, weights = torch.randn(5, 3), torch.randn(3)
+
+    def loss(inner: torch.Tensor) -> torch.Tensor:
+        scores = rows @ inner
+        scores.register_hook(lambda gradient: seen.append(values.values_of(gradient)))
+        seen.extend(map(values.values_of, (rows, inner, scores)))
+        return scores.square().sum()
+
+    torch.func.grad(loss)(weights)
+    _, pull = torch.func.vjp(loss, weights)
+    pull(torch.ones(()))
+    scores = (rows @ weights).numpy()
+    for given, inner, output, gradient in (seen[:4], seen[4:]):
+        assert np.array_equal(given, rows.numpy()) and np.array_equal(inner, weights.numpy())
+        assert np.allclose(output, scores) and np.allclose(gradient, 2 * scores)
+
+
 @pytest.mark.parametrize("size", [0.5, 2.0, 6.0])
 @pytest.mark.parametrize("classes", [3, 4, 7])
 def test_loss_on_softmaxed_outputs_shows_in_its_gradient(size: float, classes: int) -> None:
@@ -152,14 +171,14 @@ def test_values_that_numpy_refuses_are_read_all_the_same() -> None:
     np.testing.assert_array_equal(values.values_of(negative), -plain.numpy())
 
 
-def test_inside_a_transformed_function_there_are_no_values_and_no_error() -> None:
+def test_where_one_tensor_stands_for_many_there_are_no_values_and_no_error() -> None:
     seen: list[np.ndarray] = []
 
-    def loss(weight: torch.Tensor) -> torch.Tensor:
-        seen.append(values.values_of(weight))
-        return (weight**2).sum()
+    def double(row: torch.Tensor) -> torch.Tensor:
+        seen.append(values.values_of(row))
+        return row * 2
 
-    torch.func.grad(loss)(torch.ones(3))
+    torch.func.vmap(double)(torch.ones(4, 3))
     assert [one.size for one in seen] == [0]
 
 
