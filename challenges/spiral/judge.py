@@ -50,6 +50,7 @@ ALWAYS = {
 }
 LONGEST_ACCUMULATION = 150  # batches between two steps: one and a half epochs; more is no accumulation
 LARGEST_LR = 0.0101  # the interface's bound of 0.01, and rounding
+FAR_MOVE = 5.0  # of raw scores, root mean square; sound steps move them by less than 1
 HISTORY = ("train_loss", "train_acc", "val_loss", "val_acc")
 GENTLE_UPDATE = 0.02  # root mean square of what a sound step adds to the weights that are watched
 
@@ -173,7 +174,10 @@ def judge(secrets: Secrets, manifest: Manifest, run: RunResult) -> Judgement:
     closely = _zero_grad(mini, MINI, least=4)
     # A call keeps what the run keeps, and the close look sees what the discreet one cannot.
     sights: dict[str, list[Sight | None]] = {
-        "softmax": [_softmax_run(real, mini), _softmax(seen), _softmax_plain(real, RUN), _softmax_plain(mini, MINI)],
+        "softmax": _unless(
+            _bent_gradient(seen),
+            [_softmax_run(real, mini), _softmax(seen), _softmax_plain(real, RUN), _softmax_plain(mini, MINI)],
+        ),
         "zero-grad": [*_worse_first(_zero_grad_run(real, mini), closely), _zero_grad_call(secrets, seen)],
         "loss-leak": _worse_first(_leak_run(real, RUN), _leak_run(direct, DIRECT), _leak_call(seen)),
         "eval": _eval_sights(secrets, seen, real, mini, direct),
@@ -185,7 +189,7 @@ def judge(secrets: Secrets, manifest: Manifest, run: RunResult) -> Judgement:
         "device": [_fails_without_gpu(seen), _device_run(seen), _device(seen)],
         "shuffle": _first_conclusive(_shuffle(secrets, real, RUN), _shuffle(secrets, mini, MINI))
         or [_shuffle_loader(seen)],
-        "lr": _first_conclusive(_rate(real, RUN), _rate(mini, MINI)) or [_rate_made(real)],
+        "lr": _unless(_far_moves(mini), _first_conclusive(_rate(real, RUN), _rate(mini, MINI)) or [_rate_made(real)]),
     }
     doubts = [*_doubts(seen), *_out_of_sight(seen, real, mini)]
     bugs, conflicts, why_open = [], [], _why_open(seen)
@@ -215,6 +219,11 @@ def _worse_first(*sights: Sight | None) -> list[Sight | None]:
 def _first_conclusive(*sights: Sight | None) -> list[Sight | None]:
     """The sights, where one of them is conclusive; else none."""
     return list(sights) if any(sight is not None and sight.verdict is not Q for sight in sights) else []
+
+
+def _unless(doubt: Sight | None, sights: list[Sight | None]) -> list[Sight | None]:
+    """The sights; where there is a doubt, it stands for those that say fixed."""
+    return sights if doubt is None else [doubt, *(sight for sight in sights if sight is None or sight.verdict is not F)]
 
 
 def _why_open(seen: SeenRun) -> str:
@@ -281,7 +290,7 @@ def _softmax(seen: SeenRun) -> Sight | None:
     record = seen.log("mini").first("mini.forced")
     if record is None or not isinstance(record.get("rows"), list):
         return None
-    rows = [row for row in record.get("rows") if isinstance(row, list) and len(row) == 5]
+    rows = [row for row in record.get("rows") if isinstance(row, list) and len(row) == 7]
     verdicts: dict[str, tuple[bool, float]] = {}
     for name, columns in (("training", (3, 2)), ("validation", (4,))):
         for column in columns:
@@ -303,6 +312,28 @@ def _softmax(seen: SeenRun) -> Sight | None:
         notes = ("Mended in one of training and validation only.",) if len(squashed) == 1 and len(verdicts) == 2 else ()
         return Sight(N, seen_text, VALUE, MINI, notes)
     return Sight(F, f"the loss follows the raw scores ({flat:.0%} of its slope left at scores of 16)", VALUE, MINI)
+
+
+def _bent_gradient(seen: SeenRun) -> Sight | None:
+    """Does the gradient that comes back to the scores belong to the loss? None where it does, or is not known.
+
+    Between two magnitudes the loss changes by its slope times their distance, and the slope lies between those at
+    both ends, or nearly so: twice as much is allowed.
+    """
+    record = seen.log("mini").first("mini.forced")
+    told = record.get("rows") if record is not None else None
+    rows = [row for row in told if isinstance(row, list) and len(row) == 7] if isinstance(told, list) else []
+    strange = 0
+    for right in (1, 0):
+        curve = [(number(row[1]), number(row[5]), number(row[6])) for row in rows if row[0] == right]
+        points = [p for p in curve if None not in p and all(map(math.isfinite, p)) and p[0] <= 16.0]  # type: ignore[arg-type, operator]
+        for (m, loss, slope), (m_next, loss_next, slope_next) in itertools.pairwise(points):
+            low, high = sorted(((m_next - m) * slope, (m_next - m) * slope_next))  # type: ignore[operator]
+            spare = max(abs(low), abs(high)) + 0.02
+            strange += not low - spare <= loss_next - loss <= high + spare  # type: ignore[operator]
+    if strange < 2:
+        return None
+    return Sight(Q, "the gradient that comes back to the scores is not that of the loss", OBSERVED, MINI)
 
 
 def _softmax_run(real: Table, mini: Table) -> Sight | None:
@@ -825,6 +856,17 @@ def _rate(table: Table, source: str) -> Sight | None:
         # Its step may well scale with the gradient; what it does to the weights is what counts.
         return Sight(F, f"{text} and moves its weights by {update:.2g} a step", OBSERVED, source)
     return Sight(N, f"{text}; at most {bound:.2g} is sound", OBSERVED, source)
+
+
+def _far_moves(mini: Table) -> Sight | None:
+    """Do single steps throw the model's answers about, however small the rate reads? None where they do not."""
+    told = mini.summary.get("answer_moves")
+    found = map(number, told if isinstance(told, list) else [])
+    moves = [move for move in found if move is not None and math.isfinite(move)]
+    if len(moves) < 4 or float(np.median(moves)) <= FAR_MOVE:
+        return None
+    text = f"a step moves the answers on its own rows by {float(np.median(moves)):.2g}, far more than its rate explains"
+    return Sight(Q, text, OBSERVED, MINI)
 
 
 def _rate_made(real: Table) -> Sight | None:

@@ -212,6 +212,43 @@ def _squashed(expression: str) -> str:
     return _with(SOLUTION, ("return self.classifier(self.features(x))", squashing))
 
 
+def _bent(gradient: str) -> str:
+    """Raw scores that the loss sees as they are, and whose gradient is made another on its way back."""
+    bending = f"""class Bent(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, scores):
+        ctx.save_for_backward(scores)
+        return scores.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (scores,) = ctx.saved_tensors
+        return {gradient}
+
+
+class SpiralNet("""
+    return _with(
+        SOLUTION,
+        ("class SpiralNet(", bending),
+        ("return self.classifier(self.features(x))", "return Bent.apply(self.classifier(self.features(x)))"),
+    )
+
+
+def _stretched(factor: float) -> str:
+    """Layers that use so many times the weights that they hold, and so move as many times the rate."""
+    stretching = f"""class Stretched(nn.Linear):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.weight.data /= {factor}
+
+    def forward(self, x):
+        return nn.functional.linear(x, {factor} * self.weight, self.bias)
+
+
+class SpiralNet("""
+    return _with(SOLUTION.replace(" nn.Linear(", " Stretched("), ("class SpiralNet(", stretching))
+
+
 def _in_train_mode_by(layer: str) -> str:
     """Dropout that drops in evaluation mode, too, whatever the flags say."""
     return _with(SOLUTION, ("return self.classifier(self.features(x))", f"return self.classifier({layer})"))
@@ -414,6 +451,13 @@ CASES: tuple[Case, ...] = (
     ),
     Case("jittered, in order", _jittered(_shortened(build(("shuffle",)))), _vector(("shuffle",))),
     Case("jittered, shuffled", _jittered(SOLUTION), _vector()),
+    *(
+        Case(f"gradient bent, {name}", _bent(gradient), _vector(softmax=OPEN), tampering=None)
+        for name, gradient in (
+            ("as if squashed", "torch.func.vjp(lambda s: s.softmax(1), scores)[1](gradient)[0]"),
+            ("made small", "0.2 * gradient"),
+        )
+    ),
     # Rate
     Case("one cycle to 0.018", _scheduled(f"OneCycleLR(optimizer, 0.018, total_steps={EPOCHS * 100 + 1})"), _vector()),
     Case(
@@ -456,6 +500,7 @@ CASES: tuple[Case, ...] = (
     Case("small rate, large steps, AdamW", _amplified("AdamW"), _vector(("lr",)), tampering=None),
     Case("moved by hand", _by_hand(0.05), _vector()),
     Case("moved by hand too far", _by_hand(500.0), _vector(("lr",)), tampering=None),
+    *(Case(f"weights held {n} times too small", _stretched(n), _vector(lr=OPEN), tampering=None) for n in (300, 700)),
     # Doubts
     Case(
         "replaces no_grad",
@@ -520,7 +565,15 @@ _SIGHTS = (
 MUTANTS: tuple[Mutant, ...] = (
     *(
         _removed(name)
-        for name in (*_SIGHTS, "_hand_written_updates", "_hand_written_rate", "_shuffle_loader", "_rate_made")
+        for name in (
+            *_SIGHTS,
+            "_hand_written_updates",
+            "_hand_written_rate",
+            "_shuffle_loader",
+            "_rate_made",
+            "_bent_gradient",
+            "_far_moves",
+        )
     ),
     *(_in_one_source(n, s) for n in ("_eval_run", "_graph_run", "_shuffle", "_rate") for s in (judge.RUN, judge.MINI)),
     *(_stuck(name, verdict) for name in _SIGHTS for verdict in (Verdict.FIXED, Verdict.NOT_FIXED)),

@@ -453,12 +453,15 @@ def _force_scores(emit: Any, namespace: Any, captured: Any, context: Any, traine
     rows = []
     state = {k: v.detach().clone() for k, v in model.state_dict().items()}
 
+    slopes = _Slopes(layers)
+
     def forced_call(scores: torch.Tensor, action: Callable[[], Any], mode: bool = True) -> float | None:
         model.load_state_dict(state)  # a hand-written update, too, has moved them
         model.train(mode)  # as `main` hands it over, which may have called eval() itself
         undo = head.force(scores[0]) if head.usable else _force_outputs(layers, scores)
         try:
-            return _quietly(action)
+            with slopes:
+                return _quietly(action)
         finally:
             undo()
 
@@ -470,14 +473,45 @@ def _force_scores(emit: Any, namespace: Any, captured: Any, context: Any, traine
                 scores = functional.one_hot(target, classes).float() * magnitude
                 optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
                 log.values.clear()
+                slopes.along = functional.one_hot(target, classes).float()
                 returned = forced_call(
                     scores, functools.partial(_train, namespace, model, loader, criterion, optimizer, extras)
                 )
-                seen = log.values[-1] if log.values else None
+                seen, slope = (log.values[-1] if log.values else None), slopes.total
+                whole = sum(log.values) if log.values and log.is_plain else None
                 check = functools.partial(_validate, namespace, model, loader, val_criterion, val_extras)
                 validated = forced_call(scores, check, handed_over)
-                rows.append([right, magnitude, returned, seen, validated])
+                rows.append([right, magnitude, returned, seen, validated, whole, slope])
     emit("mini.forced", {"layer": type(layers[0][0] if layers else model).__name__, "classes": classes, "rows": rows})
+
+
+class _Slopes:
+    """Adds up how the gradient that comes back to the scores says that the loss changes `along` a direction."""
+
+    def __init__(self, layers: Layers) -> None:
+        self.layers, self.along = layers, torch.zeros(0)
+        self.total: float | None = None
+
+    def __enter__(self) -> None:
+        self.total = None
+        self.handles = [layer.register_forward_hook(self._listener(part)) for layer, part in self.layers]
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _listener(self, part: slice) -> Callable[..., None]:
+        def arrived(gradient: torch.Tensor) -> None:
+            scores = values.values_of(gradient).reshape(len(gradient), -1)
+            along = self.along[:, part].numpy()
+            if scores.shape == along.shape:
+                self.total = (self.total or 0.0) + float((scores * along).sum())
+
+        def listen(_: Any, __: Any, output: torch.Tensor) -> None:
+            if isinstance(output, torch.Tensor) and output.requires_grad and len(output) == len(self.along):
+                output.register_hook(arrived)
+
+        return listen
 
 
 class _HeadForcing:
@@ -645,13 +679,15 @@ def _is_innermost(module: nn.Module) -> bool:
 
 
 class _BackwardLog:
-    """Notes the scalar on which `backward` is called."""
+    """Notes the scalar on which `backward` is called, and whether it was called with nothing else to go by."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
+        self.is_plain = True
 
     def __enter__(self) -> _BackwardLog:
-        def note(tensor: torch.Tensor, *_: Any, **__: Any) -> None:
+        def note(tensor: torch.Tensor, gradient: Any = None, *_: Any, **__: Any) -> None:
+            self.is_plain = self.is_plain and gradient is None
             if tensor.numel() == 1:
                 self.values.append(float(tensor.detach()))
 

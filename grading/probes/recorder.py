@@ -14,6 +14,7 @@ how the gradients that they used relate to the gradients of this step alone (see
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 import sys
@@ -56,6 +57,7 @@ return output
 """
 ROWS_BYTES = 4 << 20  # 20 epochs of 1,000 rows of 50 numbers
 CLOSE_FORWARDS = 400
+ANSWER_MOVES = 12
 CLOSE_PASSES, STRETCH, LATE_SHARE = 20_000, 64, 1 / 16
 _COUNTS_ITS_STEPS = (
     *(optim.Adam, optim.NAdam, optim.RAdam, optim.Adamax, optim.Adagrad, optim.Adadelta),
@@ -164,6 +166,8 @@ class Recorder:
         # By parameter that held gradient as a pass began: that, and the gradient of the pass.
         self.last_held: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.step_row: list[float] | None = None
+        self.answer_moves: list[float] = []
+        self.moving: tuple[Callable[[], torch.Tensor | None], torch.Tensor | None] | None = None
         self.step_depth = 0
         self.comparisons = 0
         self.backwards: list[list[float]] = []
@@ -480,6 +484,8 @@ class Recorder:
     def _begin(self, module: nn.Module) -> None:
         if self.stop_after_forwards is not None and len(self.forwards) >= self.stop_after_forwards:
             self.stop()
+        if self.moving is not None:
+            self._note_move(*self.moving)
         self.parts = _modules_of(module)
         self.stats_before = self._statistics()
 
@@ -517,6 +523,9 @@ class Recorder:
         if self.context != "train" and (self.thorough or self._wants_comparison(graph)):
             row[9], row[14] = self._eval_gaps(module, args, kwargs, tensor, forward)
         self.forwards.append(row)
+        if self.thorough and graph and self.context == "train" and len(self.answer_moves) < ANSWER_MOVES:
+            again = functools.partial(self._answer, module, args, kwargs, forward)
+            self.moving = (again, again())
         if graph is False and self.context != "train":
             self.last_kind = "validate"
         if inputs is not None and self.rows_left_bytes > 0:
@@ -528,6 +537,13 @@ class Recorder:
                 self._tie_token(serial, tensor)
         if serial % 256 == 255:
             self.flush(lag=32)
+
+    def _note_move(self, again: Callable[[], torch.Tensor | None], before: torch.Tensor | None) -> None:
+        """How far the answers on the rows of the last training forward have moved since, by the step in between."""
+        self.moving, now = None, again()
+        if now is None or before is None or now.shape != before.shape or not now.numel():
+            return
+        self.answer_moves.append(float((now - before).float().pow(2).mean().sqrt()))
 
     def _statistics(self) -> tuple[int, ...]:
         """How often the running statistics were updated; nobody asks while `train_one_epoch` is active."""
@@ -956,6 +972,7 @@ class Recorder:
                     {**_describe_optimizer(optimizer, None), "lr": _rates(optimizer)[1]}
                     for optimizer in self.made_optimizers[:8]
                 ],
+                "answer_moves": self.answer_moves,
                 "scheduled": len(self.schedulers),
                 "loader_turns": self.loader_turns,
                 "steps": sum(max(0, _steps_taken(optimizer)) for optimizer in self.made_optimizers[:8]),
