@@ -865,6 +865,9 @@ def _far_moves(mini: Table) -> Sight | None:
     moves = [move for move in found if move is not None and math.isfinite(move)]
     if len(moves) < 4 or float(np.median(moves)) <= FAR_MOVE:
         return None
+    rate = _rate(mini, MINI)
+    if rate is not None and rate.verdict is N:  # which explains it
+        return None
     text = f"a step moves the answers on its own rows by {float(np.median(moves)):.2g}, far more than its rate explains"
     return Sight(Q, text, OBSERVED, MINI)
 

@@ -131,8 +131,8 @@ def calls(context: Any) -> None:
     attempt(emit, "calls.validate", lambda: _call_validate(emit, namespace, make, arrays, params))
     attempt(emit, "calls.train", lambda: _call_train(emit, namespace, make, arrays, params))
     attempt(emit, "calls.leak", lambda: _call_leak(emit, namespace, make, arrays, params))
-    attempt(emit, "calls.main", lambda: _call_main(emit, namespace))
     emit("calls.integrity", {"changed": fingerprint.changed()})
+    attempt(emit, "calls.main", lambda: _call_main(emit, namespace))
 
 
 def _call_validate(emit: Any, namespace: Any, make: Any, arrays: Any, params: Any) -> None:
