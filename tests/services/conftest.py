@@ -77,7 +77,7 @@ def a_report(
         run_status="ok",
         run_error=None,
         output_tail=text,
-        timing=Timing(**{**dict.fromkeys(TIMES, 0.5), "total_s": 2.5}, peak_memory_bytes=1 << 28, steps=()),
+        timing=Timing(**dict.fromkeys(TIMES, 0.5), peak_memory_bytes=1 << 28, steps=()),
         versions=Versions(
             assay="0",
             challenge_digest=SPIRAL.digest(),
