@@ -287,10 +287,9 @@ def _softmax(seen: SeenRun) -> Sight | None:
     the smoothing, weighting or scaling; a squashed score makes D flatten out, and no
     temperature repairs that. Losses that are not linear (hinge) still keep growing.
     """
-    record = seen.log("mini").first("mini.forced")
-    if record is None or not isinstance(record.get("rows"), list):
+    rows = _forced_rows(seen)
+    if rows is None:
         return None
-    rows = [row for row in record.get("rows") if isinstance(row, list) and len(row) == 7]
     verdicts: dict[str, tuple[bool, float]] = {}
     for name, columns in (("training", (3, 2)), ("validation", (4,))):
         for column in columns:
@@ -314,23 +313,33 @@ def _softmax(seen: SeenRun) -> Sight | None:
     return Sight(F, f"the loss follows the raw scores ({flat:.0%} of its slope left at scores of 16)", VALUE, MINI)
 
 
+def _forced_rows(seen: SeenRun) -> list[list[Any]] | None:
+    """What the losses were with scores forced: right or wrong, magnitude, then what `mini.forced` tells of each."""
+    record = seen.log("mini").first("mini.forced")
+    told = record.get("rows") if record is not None else None
+    return [row for row in told if isinstance(row, list) and len(row) == 7] if isinstance(told, list) else None
+
+
+def _finite(*told: Any) -> tuple[float, ...] | None:
+    """The numbers, where each is one and finite."""
+    found = [value for value in map(number, told) if value is not None and math.isfinite(value)]
+    return tuple(found) if len(found) == len(told) else None
+
+
 def _bent_gradient(seen: SeenRun) -> Sight | None:
     """Does the gradient that comes back to the scores belong to the loss? None where it does, or is not known.
 
     Between two magnitudes the loss changes by its slope times their distance, and the slope lies between those at
     both ends, or nearly so: twice as much is allowed.
     """
-    record = seen.log("mini").first("mini.forced")
-    told = record.get("rows") if record is not None else None
-    rows = [row for row in told if isinstance(row, list) and len(row) == 7] if isinstance(told, list) else []
-    strange = 0
+    rows, strange = _forced_rows(seen) or [], 0
     for right in (1, 0):
-        curve = [(number(row[1]), number(row[5]), number(row[6])) for row in rows if row[0] == right]
-        points = [p for p in curve if None not in p and all(map(math.isfinite, p)) and p[0] <= 16.0]  # type: ignore[arg-type, operator]
-        for (m, loss, slope), (m_next, loss_next, slope_next) in itertools.pairwise(points):
-            low, high = sorted(((m_next - m) * slope, (m_next - m) * slope_next))  # type: ignore[operator]
+        points = [_finite(row[1], row[5], row[6]) for row in rows if row[0] == right]
+        near = [point for point in points if point is not None and point[0] <= 16.0]
+        for (m, loss, slope), (m_next, loss_next, slope_next) in itertools.pairwise(near):
+            low, high = sorted(((m_next - m) * slope, (m_next - m) * slope_next))
             spare = max(abs(low), abs(high)) + 0.02
-            strange += not low - spare <= loss_next - loss <= high + spare  # type: ignore[operator]
+            strange += not low - spare <= loss_next - loss <= high + spare
     if strange < 2:
         return None
     return Sight(Q, "the gradient that comes back to the scores is not that of the loss", OBSERVED, MINI)

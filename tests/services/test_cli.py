@@ -32,7 +32,7 @@ class TestGrade:
         assert "Hire (6 of 8)" in result.stdout
         assert "✔ reached in epoch 3, 97.0 % after the last" in result.stdout
         assert "docker sandbox" in result.stdout
-        assert "CPU 0.5 s, peak 256 MiB" in " ".join(result.stdout.split())
+        assert "CPU 0.5 s, peak 256 MiB" in result.stdout
 
     def test_json_is_alone_on_stdout_and_follows_the_schema(self, desk):
         desk.write("a.py")
