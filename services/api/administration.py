@@ -167,11 +167,14 @@ def _find(slug: str) -> Integration:
 def list_assessments(query: AssessmentQuery) -> Result:
     """List whom applicant tracking systems want assessed, newest first.
 
-    Whoever invites candidates reads it; what they hand in goes to `POST /v1/submissions` with the id.
+    Whoever invites candidates reads it. Invite one by `POST /v1/assessments/{id}/invitation`, or hand in for them by
+    `POST /v1/submissions` with the id.
     """
     integration = _find(query.integration).id if query.integration else None
-    page = here().store.list_assessments(integration, query.cursor, query.limit)
-    return listed(Assessments, [assessment_of(one) for one in page.items], page)
+    store = here().store
+    page, now_us = store.list_assessments(integration, query.cursor, query.limit), store.now_us()
+    links = store.invitations_to([one.id for one in page.items])
+    return listed(Assessments, [assessment_of(one, links.get(one.id), now_us) for one in page.items], page)
 
 
 @room.route_for("GET", "/audit", access=_MANAGE, answers={200: Answer("A page.", Audit, headers=LINK)})

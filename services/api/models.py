@@ -95,6 +95,12 @@ class CohortPath(Given):
     cohort_id: str = _id("coh", "Id of the cohort.")
 
 
+class AssessmentPath(Given):
+    """One assessment."""
+
+    assessment_id: str = _id("asm", "Id of the assessment.")
+
+
 class ChallengePath(Given):
     """One challenge."""
 
@@ -354,10 +360,9 @@ class CohortDiffs(Listed[CohortDiffTold]):
 # --- invitations -----------------------------------------------------------------------
 
 
-class InvitationsGiven(Given):
-    """Candidates to invite into a cohort, each by a link of their own."""
+class InvitationGiven(Given):
+    """How an invitation's link is to be."""
 
-    candidates: list[CandidateGiven] = Field(min_length=1, max_length=1000)
     valid_days: int = Field(7, ge=1, le=3650, description="How long the links live; the service has a most.")
     time_limit_minutes: int | None = Field(
         None, ge=0, le=100_000, description="From when a candidate starts; 0: none; not given: the challenge's own."
@@ -365,11 +370,18 @@ class InvitationsGiven(Given):
     contact: Words | None = Field(None, description="Whom candidates are told to ask; else the name of the key.")
 
 
+class InvitationsGiven(InvitationGiven):
+    """Candidates to invite into a cohort, each by a link of their own."""
+
+    candidates: list[CandidateGiven] = Field(min_length=1, max_length=1000)
+
+
 class InvitationTold(Told):
     """One invited candidate."""
 
     id: str
     cohort_id: str | None
+    assessment_id: str | None = Field(description="What its submission answers, started by a tracking system.")
     challenge: str
     candidate: CandidateTold | None = Field(
         description="Null once erased; `external_id` is the id where none was given."
@@ -601,7 +613,7 @@ class AssessmentQuery(PageQuery):
 
 
 class AssessmentTold(Told):
-    """Somebody whom an applicant tracking system wants assessed; hand in with its id."""
+    """Somebody whom an applicant tracking system wants assessed: invite them, or hand in with its id."""
 
     id: str
     integration_id: str
@@ -609,6 +621,7 @@ class AssessmentTold(Told):
     candidate: CandidateTold | None
     state: Literal["invited", "submitted", "cancelled"]
     submission_id: str | None
+    invitation: InvitationTold | None = Field(description="The newest one; null where nobody was sent a link.")
     created_at: str
     updated_at: str
 
@@ -705,6 +718,7 @@ def invitation_fields(invitation: Invitation, now_us: int) -> dict[str, Any]:
     return {
         "id": invitation.id,
         "cohort_id": invitation.cohort_id,
+        "assessment_id": invitation.assessment_id,
         "challenge": invitation.challenge,
         "candidate": _candidate(invitation.candidate),
         "state": invitation.state(now_us),
@@ -815,7 +829,7 @@ def integration_fields(integration: Integration, base: str) -> dict[str, Any]:
     }
 
 
-def assessment_of(assessment: Assessment) -> AssessmentTold:
+def assessment_of(assessment: Assessment, invitation: Invitation | None, now_us: int) -> AssessmentTold:
     """One assessment."""
     return AssessmentTold(
         id=assessment.id,
@@ -824,6 +838,7 @@ def assessment_of(assessment: Assessment) -> AssessmentTold:
         candidate=_candidate(assessment.candidate),
         state=assessment.state,
         submission_id=assessment.submission_id,
+        invitation=InvitationTold.model_validate(invitation_fields(invitation, now_us)) if invitation else None,
         created_at=iso(assessment.created_us),
         updated_at=iso(assessment.updated_us),
     )

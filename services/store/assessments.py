@@ -93,13 +93,13 @@ class AssessmentPart(Part):
             if created:
                 detail = {"challenge": row.challenge}
                 append(self._database, session, now_us, actor, "assessment.create", row.id, detail)
-            return _record(row), created
+            return record(row), created
 
     def assessment(self, assessment_id: str) -> Assessment | None:
         """One assessment."""
         with self._database.read() as session:
             row = session.get(AssessmentRow, assessment_id)
-            return None if row is None else _record(row)
+            return None if row is None else record(row)
 
     def list_assessments(
         self, integration_id: str | None = None, cursor: str | None = None, limit: int = 50
@@ -109,20 +109,25 @@ class AssessmentPart(Part):
         if integration_id is not None:
             statement = statement.where(AssessmentRow.integration_id == integration_id)
         with self._database.read() as session:
-            return page(session, statement, AssessmentRow.id, cursor, limit, _record)
+            return page(session, statement, AssessmentRow.id, cursor, limit, record)
 
-    def cancel_assessment(self, assessment_id: str, *, actor: str = "system") -> Assessment:
-        """End one that nothing was handed in for, and forget its candidate; any other stays. Raises NotFound."""
-        with self._database.write() as session:
-            row = session.get(AssessmentRow, assessment_id, with_for_update={"key_share": True})
-            if row is None:
-                raise NotFound(f"there is no assessment {assessment_id}")
-            if row.state == "invited":
-                row.state = "cancelled"
-                row.candidate = row.callback = row.dedupe_key = None
-                row.updated_us = self._clock()
-                append(self._database, session, row.updated_us, actor, "assessment.cancel", row.id)
-            return _record(row)
+
+def lock(session: Session, assessment_id: str) -> AssessmentRow:
+    """One assessment, for this transaction alone. Raises NotFound."""
+    row = session.get(AssessmentRow, assessment_id, with_for_update={"key_share": True})
+    if row is None:
+        raise NotFound(f"there is no assessment {assessment_id}")
+    return row
+
+
+def waiting(session: Session, assessment_id: str, challenge: str) -> AssessmentRow:
+    """The same, as long as something of `challenge` may be handed in for it. Raises NotFound, Conflict."""
+    row = lock(session, assessment_id)
+    if row.state != "invited":
+        raise Conflict(f"assessment {assessment_id} is {row.state} already")
+    if row.challenge != challenge:
+        raise Conflict(f"assessment {assessment_id} is of the challenge {row.challenge}")
+    return row
 
 
 def attach(session: Session, assessment_id: str, submission: SubmissionRow, now_us: int) -> None:
@@ -132,23 +137,23 @@ def attach(session: Session, assessment_id: str, submission: SubmissionRow, now_
         NotFound: no such assessment.
         Conflict: it is cancelled, has its submission, or is of another challenge.
     """
-    row = session.get(AssessmentRow, assessment_id, with_for_update={"key_share": True})
-    if row is None:
-        raise NotFound(f"there is no assessment {assessment_id}")
-    if row.state != "invited":
-        raise Conflict(f"assessment {assessment_id} is {row.state} already")
-    if row.challenge != submission.challenge:
-        raise Conflict(f"assessment {assessment_id} is of the challenge {row.challenge}")
+    row = waiting(session, assessment_id, submission.challenge)
     submission.integration_id = row.integration_id
     submission.candidate = row.candidate
     submission.callback = {**(row.callback or {}), "assessment_id": row.id}
     row.state, row.submission_id, row.updated_us = "submitted", submission.id, now_us
 
 
-def forget(session: Session, submission_id: str) -> None:
-    """Remove what tells of the candidate of an erased submission."""
+def end(row: AssessmentRow, now_us: int) -> None:
+    """Cancel one, and forget its candidate and where its result would have gone."""
+    row.state, row.updated_us = "cancelled", now_us
+    row.candidate = row.callback = row.dedupe_key = None
+
+
+def forget(session: Session, submission_id: str) -> str | None:
+    """Remove what tells of the candidate of an erased submission; the assessment's id if it is of one."""
     mine = update(AssessmentRow).where(AssessmentRow.submission_id == submission_id)
-    session.execute(mine.values(candidate=None, callback=None))
+    return session.scalar(mine.values(candidate=None, callback=None).returning(AssessmentRow.id))
 
 
 def _by_key(session: Session, new: NewAssessment) -> AssessmentRow | None:
@@ -163,5 +168,6 @@ def _is_over(session: Session, row: AssessmentRow) -> bool:
     return session.scalar(select(SubmissionRow.state).where(SubmissionRow.id == row.submission_id)) in _OVER
 
 
-def _record(row: AssessmentRow) -> Assessment:
+def record(row: AssessmentRow) -> Assessment:
+    """What is told of a row."""
     return Assessment(**{name: getattr(row, name) for name in Assessment.__dataclass_fields__})

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from sqlalchemy import ForeignKey, Integer, String, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from services.store import machine
+from services.store import assessments, machine
 from services.store.audit import append
 from services.store.errors import Conflict, NotFound
 from services.store.ids import INVITATION, new_id
@@ -38,6 +38,7 @@ class InvitationRow(Table):
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     token_hash: Mapped[str] = mapped_column(String(64), unique=True)
     cohort_id: Mapped[str | None] = mapped_column(Id, ForeignKey("cohorts.id"), index=True)
+    assessment_id: Mapped[str | None] = mapped_column(Id, ForeignKey("assessments.id"), index=True)
     challenge: Mapped[str] = mapped_column(Words)
     candidate: Mapped[dict[str, Any] | None] = mapped_column(Facts)
     author: Mapped[str] = mapped_column(Words)
@@ -55,7 +56,7 @@ class InvitationRow(Table):
 
 @dataclass(frozen=True, slots=True)
 class NewInvitations:
-    """Links to make, one for each candidate."""
+    """Links to make, one for each candidate: into a cohort, for an assessment, or for neither."""
 
     challenge: str
     candidates: Sequence[Candidate]
@@ -64,6 +65,7 @@ class NewInvitations:
     checks_max: int
     cohort_id: str | None = None
     time_limit_s: int | None = None  # None: as long as the link lives
+    assessment_id: str | None = None  # what is handed in becomes its submission
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class Invitation:
 
     id: str
     cohort_id: str | None
+    assessment_id: str | None
     challenge: str
     candidate: Candidate | None  # None once erased
     author: str
@@ -135,15 +138,22 @@ class InvitationPart(Part):
     """Links for candidates, and what comes in by them. The words of a Conflict here are for the candidate."""
 
     def create_invitations(self, new: NewInvitations, *, actor: str) -> list[tuple[Invitation, str]]:
-        """All links with their tokens, told this once; all or none. Raises NotFound, Conflict (cancelled cohort).
+        """All links with their tokens, told this once; all or none.
 
-        A candidate without an external_id gets the invitation's id as one, so that attempts stand together.
+        A candidate without an external_id gets the invitation's id as one, so that attempts stand together. An
+        assessment has one link that works: earlier ones end here.
+
+        Raises NotFound; Conflict for a cancelled cohort, or an assessment that waits for nothing.
         """
         tokens = [secrets.token_urlsafe(_TOKEN_BYTES) for _ in new.candidates]
         with self._database.write() as session:
             now_us = self._clock()
             if new.cohort_id is not None:
                 _require_going_on(machine.locked_cohort(session, new.cohort_id))
+            if new.assessment_id is not None:
+                assessments.waiting(session, new.assessment_id, new.challenge)
+                for row in _locked_of(session, new.assessment_id):
+                    self._revoke(session, row, now_us, actor)
             rows = [
                 _new_row(new, candidate, token, now_us) for candidate, token in zip(new.candidates, tokens, strict=True)
             ]
@@ -152,6 +162,7 @@ class InvitationPart(Part):
             made = _records(session, rows)
             for one in made:
                 detail = {"cohort": one.cohort_id, "challenge": one.challenge, "expires_us": one.expires_us}
+                detail |= {"assessment": one.assessment_id} if one.assessment_id else {}
                 append(self._database, session, now_us, actor, "invitation.create", one.id, detail)
         return list(zip(made, tokens, strict=True))
 
@@ -173,6 +184,13 @@ class InvitationPart(Part):
         with self._database.read() as session:
             rows = page(session, found, InvitationRow.id, cursor, limit, lambda row: row)
             return Page(tuple(_records(session, rows.items)), rows.next_cursor)
+
+    def invitations_to(self, assessment_ids: Sequence[str]) -> dict[str, Invitation]:
+        """The newest invitation of each assessment that has one."""
+        mine = select(InvitationRow).where(InvitationRow.assessment_id.in_(assessment_ids)).order_by(InvitationRow.id)
+        with self._database.read() as session:
+            found = _records(session, session.scalars(mine).all())
+        return {one.assessment_id: one for one in found if one.assessment_id is not None}
 
     def invitation_by_token(self, token: str) -> Invitation | None:
         """Whose token this is, ended links too; None where it never was one."""
@@ -240,14 +258,18 @@ class InvitationPart(Part):
             return session.scalar(select(SubmissionRow.source).where(*mine, SubmissionRow.purpose == "check"))
 
     def hand_in(self, invitation_id: str, file_name: str, source: bytes) -> Submission:
-        """Make the candidate's one submission, late or not, in the invitation's cohort if it has one.
+        """Make the candidate's one submission, late or not, in the invitation's cohort or for its assessment.
 
         Raises NotFound, Conflict: of two at once the second finds that it is handed in.
         """
         with self._database.write() as session:
             now_us = self._clock()
-            cohort_id = session.scalar(select(InvitationRow.cohort_id).where(InvitationRow.id == invitation_id))
+            belongs = select(InvitationRow.cohort_id, InvitationRow.assessment_id)
+            found = session.execute(belongs.where(InvitationRow.id == invitation_id)).one_or_none()
+            cohort_id, assessment_id = found if found is not None else (None, None)
             cohort = machine.locked_cohort(session, cohort_id) if cohort_id is not None else None
+            if assessment_id is not None:
+                assessments.lock(session, assessment_id)
             row = _going_on(session, invitation_id, now_us)
             _require_begun(row)
             if cohort is not None:
@@ -260,6 +282,8 @@ class InvitationPart(Part):
             )
             session.add(made)
             session.flush()
+            if assessment_id is not None:
+                _attach(session, assessment_id, made, row, now_us)
             machine.first_hint(session, made, now_us)
             row.started_us = row.started_us or now_us
             row.handed_in_us, row.submission_id = now_us, made.id
@@ -272,10 +296,13 @@ class InvitationPart(Part):
         """End a link. Ending it twice is no error. Raises NotFound."""
         with self._database.write() as session:
             row = _locked(session, invitation_id)
-            if row.revoked_us is None:
-                row.revoked_us = self._clock()
-                append(self._database, session, row.revoked_us, actor, "invitation.revoke", row.id)
+            self._revoke(session, row, self._clock(), actor)
             return _record(session, row)
+
+    def _revoke(self, session: Session, row: InvitationRow, now_us: int, actor: str) -> None:
+        if row.revoked_us is None:
+            row.revoked_us = now_us
+            append(self._database, session, now_us, actor, "invitation.revoke", row.id)
 
     def extend_invitation(self, invitation_id: str, valid_s: float, *, actor: str) -> Invitation:
         """Let a link live for `valid_s` from now, also one that expired. Raises NotFound, Conflict (revoked)."""
@@ -301,6 +328,20 @@ class InvitationPart(Part):
                 append(self._database, session, now_us, actor, "invitation.erase", row.id)
             return _record(session, row)
 
+    def cancel_assessment(self, assessment_id: str, *, actor: str = "system") -> assessments.Assessment:
+        """End one that nothing was handed in for, and forget its candidate, links and checks; any other stays.
+
+        Raises NotFound.
+        """
+        with self._database.write() as session:
+            row = assessments.lock(session, assessment_id)
+            if row.state == "invited":
+                now_us = self._clock()
+                assessments.end(row, now_us)
+                forget_all(session, assessment_id, now_us, self._body_of)
+                append(self._database, session, now_us, actor, "assessment.cancel", row.id)
+            return assessments.record(row)
+
 
 def forget(session: Session, invitation_id: str, now_us: int, body_of: BodyOf) -> None:
     """Remove the candidate from an invitation and all its checks, and end its link."""
@@ -314,12 +355,28 @@ def forget(session: Session, invitation_id: str, now_us: int, body_of: BodyOf) -
         machine.erase(session, check, now_us, body_of)
 
 
+def forget_all(session: Session, assessment_id: str, now_us: int, body_of: BodyOf) -> None:
+    """The same for every link of an assessment, which is locked already."""
+    for row in _locked_of(session, assessment_id):
+        forget(session, row.id, now_us, body_of)
+
+
+def _attach(session: Session, assessment_id: str, made: SubmissionRow, row: InvitationRow, now_us: int) -> None:
+    try:
+        assessments.attach(session, assessment_id, made, now_us)
+    except Conflict:
+        raise Conflict("those who invited you have a program for this already, or called it off") from None
+    made.candidate = row.candidate  # the same person, with an id by which attempts stand together
+    session.flush()
+
+
 def _new_row(new: NewInvitations, candidate: Candidate, token: str, now_us: int) -> InvitationRow:
     invitation_id = new_id(INVITATION, now_us)
     return InvitationRow(
         id=invitation_id,
         token_hash=token_hash(token),
         cohort_id=new.cohort_id,
+        assessment_id=new.assessment_id,
         challenge=new.challenge,
         candidate={"external_id": invitation_id, **candidate},
         author=new.author,
@@ -341,6 +398,12 @@ def _locked(session: Session, invitation_id: str) -> InvitationRow:
     if row is None:
         raise NotFound(f"there is no invitation {invitation_id}")
     return row
+
+
+def _locked_of(session: Session, assessment_id: str) -> Sequence[InvitationRow]:
+    """All links of an assessment, which is locked already."""
+    mine = select(InvitationRow).where(InvitationRow.assessment_id == assessment_id).order_by(InvitationRow.id)
+    return session.scalars(mine.with_for_update(key_share=True)).all()
 
 
 def _going_on(session: Session, invitation_id: str, now_us: int) -> InvitationRow:

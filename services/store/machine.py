@@ -6,7 +6,7 @@ running under the claim's fence: each new claim, and each taking away, raises th
 nobody can finish what is no longer theirs.
 
 All functions work inside a transaction of their caller. Rows are locked in one order everywhere:
-cohort, submission, invitation, its checks, receivers of webhooks, messages, and the audit log last.
+cohort, submission, assessment, invitation, its checks, receivers of webhooks, messages, and the audit log last.
 """
 
 from __future__ import annotations

@@ -238,11 +238,13 @@ class SubmissionPart(Part):
             if row.state == "erased":
                 return record(row)
             machine.erase(session, row, now_us, self._body_of)
-            assessments.forget(session, row.id)
+            assessment_id = assessments.forget(session, row.id)
             reviews.forget(session, row.id, now_us)
             scorecards.forget(session, row.id)
             if row.invitation_id is not None:
                 invitations.forget(session, row.invitation_id, now_us, self._body_of)
+            if assessment_id is not None:
+                invitations.forget_all(session, assessment_id, now_us, self._body_of)
             mine = select(MessageRow.id).where(MessageRow.submission_id == row.id)
             session.execute(update(AttemptRow).where(AttemptRow.message_id.in_(mine)).values(response_head=""))
             replies.forget(session, [row.id, row.cohort_id] if row.cohort_id else [row.id])

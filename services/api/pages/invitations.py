@@ -29,7 +29,7 @@ from services.store.events import iso
 desk = Desk("invitation_pages", __name__)
 _PER_PAGE = 50
 _DAYS = 7
-_DAY_S = 86_400
+DAY_S = 86_400
 _MOST_MINUTES = 100_000
 _ADDRESS = re.compile(r"[^\s@<>,;\"]+@[^\s@<>,;\"]+")
 _NAMED = re.compile(rf"(.*?)<\s*({_ADDRESS.pattern})\s*>\s*[,;]?")
@@ -43,7 +43,7 @@ _COLUMNS = {
 }
 _MOST_TOLD = 10
 _LONGEST_LINE = 1000
-_STATES = {
+STATES = {
     "invited": "Invited",
     "started": "Started",
     "handed_in": "Handed in",
@@ -74,12 +74,12 @@ def _page(
         older_link=next_link(request.path, request.args, page.next_cursor),
         now_us=here().store.now_us(),
         name_of=name_of,
-        states=_STATES,
+        states=STATES,
         wrong=wrong,
         made=[(invitation, token, address(token, base)) for invitation, token in made],
         given=given,
-        days=request.form.get("days", str(min(_DAYS, _most_days())))[:6],
-        most_days=_most_days(),
+        days=request.form.get("days", default_days())[:6],
+        most_days=most_days(),
         minutes=request.form.get("minutes", str(minutes or ""))[:6],
         most_at_once=here().settings.invitation_batch,
     )
@@ -93,8 +93,14 @@ def name_of(invitation: Invitation) -> str:
     return inert(candidate.get("name") or candidate.get("email") or candidate.get("external_id") or "", 80)
 
 
-def _most_days() -> int:
-    return max(1, int(here().settings.invitation_max_s // _DAY_S))
+def default_days() -> str:
+    """For how many days a link lives where nobody says."""
+    return str(min(_DAYS, most_days()))
+
+
+def most_days() -> int:
+    """For how many days a link may live."""
+    return max(1, int(here().settings.invitation_max_s // DAY_S))
 
 
 @desk.page("POST", "/cohorts/<cohort_id>/invitations", roles=RECRUITERS)
@@ -108,11 +114,11 @@ def create(cohort_id: str) -> str | tuple[str, int]:
         wrong = ["Name at least one candidate."]
     if len(candidates) > most:
         wrong = [f"At most {most:,} candidates are invited at once."]
-    valid_s = _whole(request.form.get("days", ""), _most_days()) * _DAY_S
+    valid_s = whole(request.form.get("days", ""), most_days()) * DAY_S
     minutes_given = request.form.get("minutes", "").strip()
-    minutes = _whole(minutes_given, _MOST_MINUTES)
+    minutes = whole(minutes_given, _MOST_MINUTES)
     if not valid_s:
-        wrong.append(f"A link lives for 1 to {_most_days()} days.")
+        wrong.append(f"A link lives for 1 to {most_days()} days.")
     if minutes_given and not minutes:
         wrong.append("The time limit is a whole number of minutes, or empty for none.")
     if wrong:
@@ -129,7 +135,7 @@ def create(cohort_id: str) -> str | tuple[str, int]:
     return _page(cohort, made=here().store.create_invitations(new, actor=user.id))
 
 
-def _whole(text: str, most: int) -> int:
+def whole(text: str, most: int) -> int:
     """The number from 1 to `most` that a field has; 0 where it has another, or none."""
     given = text.strip()
     number = int(given) if given.isascii() and given.isdigit() and len(given) < 7 else 0
@@ -169,10 +175,10 @@ def change(cohort_id: str, invitation_id: str) -> AnyResponse:
         store.revoke_invitation(invitation.id, actor=actor)
         said = "unshared"
     elif act == "extend":
-        days = _whole(request.form.get("days", ""), _most_days())
+        days = whole(request.form.get("days", ""), most_days())
         if not days:
-            raise ApiProblem(422, f"A link lives for 1 to {_most_days()} days.")
-        store.extend_invitation(invitation.id, min(days * _DAY_S, here().settings.invitation_max_s), actor=actor)
+            raise ApiProblem(422, f"A link lives for 1 to {most_days()} days.")
+        store.extend_invitation(invitation.id, min(days * DAY_S, here().settings.invitation_max_s), actor=actor)
         said = "extended"
     elif act == "erase":
         if request.form.get("sure", "").strip().casefold() != "erase":

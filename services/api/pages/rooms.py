@@ -13,6 +13,7 @@ from services.api import problems
 from services.api.observe import log
 from services.api.pages import (
     admin,
+    assessments,
     assets,
     cohorts,
     gate,
@@ -39,6 +40,7 @@ _DESKS: tuple[Desk, ...] = (
     interview.desk,
     shared.desk,
     invitations.desk,
+    assessments.desk,
     invited.desk,
     admin.desk,
 )

@@ -34,7 +34,7 @@ WHO = {
         DELETE /v1/submissions/<submission_id>, POST /v1/submissions/<submission_id>/regrade,
         POST /v1/submissions/<submission_id>/requeue, POST /v1/submissions/<submission_id>/cancel,
         POST /v1/cohorts/<cohort_id>/regrade, POST /v1/cohorts/<cohort_id>/cancel,
-        POST /v1/cohorts/<cohort_id>/invitations,
+        POST /v1/cohorts/<cohort_id>/invitations, POST /v1/assessments/<assessment_id>/invitation,
         POST /v1/webhook-endpoints, GET /v1/webhook-endpoints, GET /v1/webhook-endpoints/<endpoint_id>,
         DELETE /v1/webhook-endpoints/<endpoint_id>, POST /v1/webhook-endpoints/<endpoint_id>/rotate,
         POST /v1/webhook-endpoints/<endpoint_id>/enable, POST /v1/webhook-endpoints/<endpoint_id>/disable,

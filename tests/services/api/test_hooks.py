@@ -132,6 +132,36 @@ class TestVendors:
         status = self.greenhouse(api, "GET", f"test_status?partner_interview_id={interview}", key).json
         assert status["partner_status"].startswith("graded"), "without a public address there is no page to link to"
 
+    def test_its_candidate_is_invited_by_a_link(self, make_api: Any):
+        api = make_api(public_url="https://assay.example/")
+        key = integration(api, "greenhouse", outbound_key="their-key")["credential"]
+        body = {
+            "partner_test_id": "spiral",
+            "candidate": {"first_name": "Ada", "last_name": "L", "email": "ada@example.org"},
+            "url": "https://app.greenhouse.io/done",
+        }
+        interview = self.greenhouse(api, "POST", "send_test", key, json=body).json["partner_interview_id"]
+        path = f"/assessments/{interview}/invitation"
+        problem(api("POST", f"/assessments/asm_{'0' * 26}/invitation", json={}), 404)
+        problem(api("POST", path, json={"candidates": [{}]}), 422, "invalid-request")
+        lost = api("POST", path, json={}).json["link"]
+        made = api("POST", path, json={"contact": "Rita", "valid_days": 2})
+        assert made.status_code == 201 and made.json["link"] != lost
+        assert (made.json["assessment_id"], made.json["candidate"]["name"]) == (interview, "Ada L")
+        (waiting,) = api("GET", "/assessments").json["data"]
+        assert (waiting["state"], waiting["invitation"]["id"]) == ("invited", made.json["id"])
+        assert "/take/" not in str(waiting)
+        assert api.client.get(lost).status_code == 410
+        assert "Start now" in api.client.get(made.json["link"]).text
+        api.store.start_invitation(made.json["id"])
+        name = api.store.hand_in(made.json["id"], "mine.py", b"fixed=6").id
+        api.grade(name)
+        status = self.greenhouse(api, "GET", f"test_status?partner_interview_id={interview}", key).json
+        assert (status["partner_status"], status["partner_score"]) == ("complete", 75.0)
+        (told,) = api("GET", "/assessments").json["data"]
+        assert (told["submission_id"], told["invitation"]["state"]) == (name, "handed_in")
+        problem(api("POST", path, json={}), 409)
+
     def test_the_link_is_to_the_page_for_people(self, make_api: Any):
         api = make_api(public_url="https://assay.example/")
         key = integration(api, "greenhouse")["credential"]

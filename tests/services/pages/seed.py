@@ -28,7 +28,7 @@ from grading.verdict import (
     Versions,
     rate,
 )
-from services.store import Candidate, NewInvitations, NewSubmission, Store
+from services.store import Candidate, NewAssessment, NewIntegration, NewInvitations, NewSubmission, Store
 
 PASSWORD = "correct horse battery"
 _DAY_US = 86_400_000_000
@@ -317,6 +317,24 @@ def invited(store: Store) -> dict[str, str]:
     links["late"] = store.create_invitations(short, actor="seed")[0]
     store.start_invitation(links["late"][0].id)
     return {state: token for state, (_, token) in links.items()}
+
+
+def assessed(store: Store) -> dict[str, str]:
+    """Assessments that a tracking system asked for, in every state, and their ids by it."""
+    made = NewIntegration("careers", "greenhouse", credential="key of theirs")
+    vendor = store.create_integration(made, actor="seed")
+    ids: dict[str, str] = {}
+    for number, state in enumerate(("waiting", "linked", "handed_in", "cancelled")):
+        who: Candidate = {"name": _FIRST[number + 8], "email": f"{_FIRST[number + 8][:3].lower()}@example.org"}
+        asked = NewAssessment(vendor.id, state, "spiral", who, {"url": "https://ats.example/1"})
+        ids[state] = store.create_assessment(asked, actor=vendor.id)[0].id
+        if state in ("linked", "handed_in"):
+            new = NewInvitations("spiral", [who], "Rita Recruiter", 7 * 86_400, 5, assessment_id=ids[state])
+            ((link, _),) = store.create_invitations(new, actor="seed")
+        if state == "handed_in":
+            store.hand_in(link.id, "mended.py", program(load_challenge("spiral"), [Verdict.FIXED] * 8))
+    store.cancel_assessment(ids["cancelled"], actor=vendor.id)
+    return ids
 
 
 def everything(folder: Path, count: int = 40) -> tuple[Store, Seeded]:

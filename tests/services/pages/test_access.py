@@ -29,6 +29,8 @@ EVERYBODY = {
 }
 RECRUITERS = {
     "GET /upload",
+    "GET /assessments",
+    "POST /assessments/<assessment_id>/invitation",
     "POST /upload",
     "GET /cohorts/<cohort_id>/export.<kind>",
     "POST /cohorts/<cohort_id>/regrade",
@@ -74,6 +76,7 @@ OUR_DESKS = (
     "shared.",
     "interview.",
     "invitation_pages.",
+    "assessment_pages.",
     "invited.",
     "admin.",
 )

@@ -49,6 +49,7 @@ def pages(site: Site) -> dict[str, str]:
 def invited_pages(site: Site) -> dict[str, str]:
     """The same for candidates, in every state of their link, and for those who invite them."""
     tokens = seed.invited(site.store)
+    seed.assessed(site.store)
     working = site.store.open_invitation(tokens["started"])
     assert working is not None and working.cohort_id is not None
     check = site.store.checks(working.id)[0].id
@@ -56,4 +57,5 @@ def invited_pages(site: Site) -> dict[str, str]:
         **{f"candidate-{state.replace('_', '-')}": f"/take/{token}" for state, token in tokens.items()},
         "candidate-hands-in": f"/take/{tokens['started']}/hand-in?check={check}",
         "invitations": f"/cohorts/{working.cohort_id}/invitations",
+        "assessments": "/assessments",
     }

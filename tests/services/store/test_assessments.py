@@ -8,7 +8,16 @@ from dataclasses import replace
 import pytest
 
 from services import ats
-from services.store import Conflict, NewAssessment, NewSubmission, NotFound, Store, SubmissionFilters
+from services.store import (
+    Conflict,
+    Invitation,
+    NewAssessment,
+    NewInvitations,
+    NewSubmission,
+    NotFound,
+    Store,
+    SubmissionFilters,
+)
 
 ASKED = NewAssessment(
     "int_1", "key-1", "spiral", {"name": "Ada", "external_id": "c-7"}, {"url": "https://ats.example/1"}
@@ -94,6 +103,101 @@ def test_erasing_a_submission_forgets_the_candidate_of_its_assessment(store: Sto
     store.erase(hand_in(store, assessment.id))
     after = store.assessment(assessment.id)
     assert after and (after.candidate, after.callback, after.state) == (None, None, "submitted")
+
+
+def invite(store: Store, assessment_id: str, challenge: str = "spiral") -> tuple[Invitation, str]:
+    assessment = store.assessment(assessment_id)
+    candidate = assessment.candidate if assessment else None
+    new = NewInvitations(challenge, [candidate or {}], "Rita", 3600, 3, assessment_id=assessment_id)
+    return store.create_invitations(new, actor="usr_1")[0]
+
+
+class TestLinks:
+    def test_what_comes_in_by_the_link_is_the_assessments(self, store: Store) -> None:
+        assessment, _ = store.create_assessment(replace(ASKED, candidate={"name": "Ada"}))
+        made, _ = invite(store, assessment.id)
+        assert store.invitations_to([assessment.id, "asm_none"]) == {assessment.id: made}
+        submission = store.hand_in(made.id, "a.py", b"pass")
+        assert submission.integration_id == "int_1"
+        assert submission.candidate == {"name": "Ada", "external_id": made.id}, "attempts stand together"
+        assert submission.callback == {"url": "https://ats.example/1", "assessment_id": assessment.id}
+        after = store.assessment(assessment.id)
+        assert after is not None and (after.state, after.submission_id) == ("submitted", submission.id)
+        with pytest.raises(Conflict):
+            invite(store, assessment.id)
+
+    def test_one_link_works_at_a_time(self, store: Store) -> None:
+        assessment, _ = store.create_assessment(ASKED)
+        first, token = invite(store, assessment.id)
+        second, _ = invite(store, assessment.id)
+        ended = store.invitation_by_token(token)
+        assert ended is not None and ended.id == first.id and ended.revoked_us is not None
+        with pytest.raises(Conflict, match="has ended"):
+            store.hand_in(first.id, "a.py", b"pass")
+        assert store.invitations_to([assessment.id])[assessment.id].id == second.id
+        assert store.hand_in(second.id, "a.py", b"pass").integration_id == "int_1"
+
+    def test_a_program_that_came_another_way_leaves_the_link_nothing(self, store: Store) -> None:
+        assessment, _ = store.create_assessment(ASKED)
+        made, _ = invite(store, assessment.id)
+        taken = hand_in(store, assessment.id)
+        with pytest.raises(Conflict, match="have a program for this already"):
+            store.hand_in(made.id, "a.py", b"pass")
+        assert [one.id for one in store.list_submissions().items] == [taken], "the refused one is not kept"
+        assert (found := store.invitation(made.id)) is not None and found.handed_in_us is None
+
+    def test_cancelling_ends_links_and_forgets_their_candidate(self, store: Store) -> None:
+        assessment, _ = store.create_assessment(ASKED)
+        ended, (made, _) = invite(store, assessment.id)[0], invite(store, assessment.id)
+        check = store.create_check(made.id, "a.py", b"pass")
+        store.cancel_assessment(assessment.id)
+        for one in (ended.id, made.id):
+            found = store.invitation(one)
+            assert found is not None and found.candidate is None and found.revoked_us is not None
+        assert store.check_source(made.id, check.id) is None
+        with pytest.raises(Conflict):
+            store.hand_in(made.id, "a.py", b"pass")
+        with pytest.raises(Conflict, match="cancelled"):
+            invite(store, assessment.id)
+
+    @pytest.mark.parametrize("by_link", [True, False])
+    def test_erasing_forgets_every_link(self, store: Store, by_link: bool) -> None:
+        assessment, _ = store.create_assessment(ASKED)
+        links = [invite(store, assessment.id)[0] for _ in range(2)]
+        taken = store.hand_in(links[1].id, "a.py", b"pass").id if by_link else hand_in(store, assessment.id)
+        store.erase(taken)
+        for one in links:
+            found = store.invitation(one.id)
+            assert found is not None and found.candidate is None and found.revoked_us is not None
+
+    def test_what_does_not_fit_is_refused(self, store: Store) -> None:
+        assessment, _ = store.create_assessment(ASKED)
+        with pytest.raises(Conflict, match="of the challenge spiral"):
+            invite(store, assessment.id, "other")
+        with pytest.raises(NotFound):
+            invite(store, "asm_none")
+        assert store.invitations_to([assessment.id]) == {}
+
+    def test_many_ways_at_once_make_one_submission(self, store: Store) -> None:
+        assessment, _ = store.create_assessment(ASKED)
+        made, _ = invite(store, assessment.id)
+
+        def attempt(number: int) -> str | None:
+            ways = (
+                lambda: store.hand_in(made.id, "a.py", b"pass").id,
+                lambda: hand_in(store, assessment.id),
+                lambda: invite(store, assessment.id)[0].id,
+            )
+            try:
+                return ways[number % 3]()
+            except Conflict:
+                return None
+
+        with ThreadPoolExecutor(12) as threads:
+            came = [one for one in threads.map(attempt, range(24)) if one and one.startswith("sub_")]
+        after = store.assessment(assessment.id)
+        assert after is not None and [after.submission_id] == came
+        assert [one.id for one in store.list_submissions().items] == came
 
 
 def test_the_table_goes_and_comes_back(store: Store, store_url: str) -> None:
