@@ -29,6 +29,12 @@ _KEEPALIVE: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,  # milliseconds until what was sent must be acknowledged
 }
+# The same asked of the server, whose own default is two hours: as long, the locks of a client that lost its network
+# would hold. A client that lives and says nothing within a transaction (a frozen host) loses it too.
+_SERVER_KEEPALIVE = (
+    "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 -c tcp_user_timeout=30000"
+)
+_SILENT_OF_BUSY = 2  # so much longer than others wait for its locks
 
 # Ends of the names of PostgreSQL's advisory locks; any two numbers that nothing else in the database uses.
 MIGRATION_LOCK, AUDIT_LOCK, SETTINGS_LOCK = 0x41535359_01, 0x41535359_02, 0x41535359_03
@@ -69,7 +75,8 @@ class Database:
             options["connect_args"] = {
                 "connect_timeout": _CONNECT_TIMEOUT_S,
                 **_KEEPALIVE,
-                "options": f"-c lock_timeout={int(busy_timeout_s * 1000)} -c timezone=UTC",
+                "options": f"-c lock_timeout={int(busy_timeout_s * 1000)} -c timezone=UTC {_SERVER_KEEPALIVE} "
+                f"-c idle_in_transaction_session_timeout={int(_SILENT_OF_BUSY * busy_timeout_s * 1000)}",
             }
         # Errors get into logs, and what a statement was given are programs and names.
         self.engine: Engine = create_engine(parts, hide_parameters=True, **options)

@@ -16,7 +16,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import JSON, column, event, insert, literal_column, table
+from sqlalchemy import JSON, column, event, insert, literal_column, table, text
 
 import services.store.migrations
 from grading.challenge import load_challenge
@@ -271,3 +271,22 @@ def test_a_restarted_server_is_found_again(postgres: PostgresServer, postgres_ur
     assert store.submission(made.id) == made
     assert store.claim(made.id, "worker", 60) is not None
     store.close()
+
+
+@pytest.mark.services
+def test_who_falls_silent_in_a_transaction_stops_nobody_for_long(postgres: PostgresServer, postgres_url: str) -> None:
+    """A host that loses its network holds its locks on the server, which must not wait for hours."""
+    Store.upgrade(postgres_url)
+    silent, other = (Database(postgres_url, busy_timeout_s=seconds) for seconds in (0.5, 10.0))
+    lock = text("SELECT pg_advisory_xact_lock(7)")
+    with pytest.raises(StoreUnavailable, match="idle-in-transaction"), silent.write() as session:
+        session.execute(lock)
+        driver: Any = session.connection().connection.driver_connection
+        with other.write() as meanwhile:
+            meanwhile.execute(lock)
+        session.execute(lock)
+    driver.close()
+    with silent.write() as session:
+        session.execute(lock)
+    silent.close()
+    other.close()
