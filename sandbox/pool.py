@@ -9,6 +9,7 @@ one poll of its stream; a dead one is thrown away and the next one taken.
 
 A job with steps that may run apart takes a second spare for them, where no other job is there
 that might want it (`sandbox.beside`). On a host with one processor there is none by default.
+Until one of the two is done nothing is warmed on the side, unless another job comes.
 
 Where none waits, `run` claims one that is warming up and lets it have its full share of the
 processor at once; where none is warming up either, it makes one itself, cold. So no work on
@@ -54,6 +55,7 @@ from sandbox.template import container_shape
 log = logging.getLogger(__name__)
 
 Later = Callable[[Callable[[], None]], None]
+_Parts = tuple[Job, Job]
 
 CLOSE_S = 60.0  # how long `close` waits for the callers whose runs it has cut off
 ROUND_S = 1.0  # how often the keeper looks where nothing wakes it
@@ -265,6 +267,7 @@ class Pool:
         self._reaped_at = time.monotonic()
         self._teardown = ThreadPoolExecutor(2, "teardown")
         self._outstanding = 0
+        self._calms = 0
         self._served, self._served_warm, self._lost = 0, 0, 0
         if standing is not None and self._config.max_size:
             self._shelves[container_shape(standing)] = _Shelf(
@@ -323,11 +326,13 @@ class Pool:
         """
         check_job(job)
         cancel = cancel or Cancel()
-        with self._demand(job) as shelf:
+        # The two halves that it would run as, if nobody else wanted the second container.
+        parts = halves(job) if self._config.beside and not self._config.capacity else None
+        with self._demand(job, 1 if parts is None else 2) as shelf:
             for attempt in itertools.count():
                 begun = time.monotonic()
                 try:
-                    return self._attempt(shelf, job, listener, cancel, begun)
+                    return self._attempt(shelf, job, parts, listener, cancel, begun)
                 except SandboxUnavailable as error:
                     if cancel.is_set:
                         raise Cancelled("the run was called off") from error
@@ -340,10 +345,10 @@ class Pool:
         raise AssertionError("unreachable")
 
     @contextlib.contextmanager
-    def _demand(self, job: Job) -> Iterator[_Shelf]:
+    def _demand(self, job: Job, containers: int) -> Iterator[_Shelf]:
         with self._changed:
             shelf = self._shelves.setdefault(container_shape(job.limits), _Shelf(job.limits))
-            shelf.enter(2 if self._may_split(job) else 1)
+            shelf.enter(containers)
             shelf.modules = job.modules
         try:
             yield shelf
@@ -354,55 +359,92 @@ class Pool:
             self._wake()
 
     def _attempt(
-        self, shelf: _Shelf, job: Job, listener: StepListener | None, cancel: Cancel, begun: float
+        self,
+        shelf: _Shelf,
+        job: Job,
+        parts: _Parts | None,
+        listener: StepListener | None,
+        cancel: Cancel,
+        begun: float,
     ) -> RunResult:
-        container, was_warm = self._take(shelf, job, cancel)
-        second = self._take_second(shelf, job) if was_warm else None
-        waited_s = time.monotonic() - begun
-        warm_up_s = 0.0 if was_warm else min(waited_s, container.ready.warm_up_s)
-        with self._using((container, second) if second is not None else (container,), cancel):
-            try:
-                if second is not None:
-                    result = self._run_beside(container, second, job, listener)
-                else:
-                    result = container.run(job, listener, self._later)
-            except SandboxUnavailable:
-                with self._changed:
-                    self._lost += 1
-                raise
+        with self._calm() as calm_is_over:
+            container, was_warm = self._take(shelf, job, cancel)
+            second = self._take_second(shelf, job) if parts is not None and was_warm else None
+            if second is None:
+                calm_is_over()
+            waited_s = time.monotonic() - begun
+            warm_up_s = 0.0 if was_warm else min(waited_s, container.ready.warm_up_s)
+            with self._using((container, second) if second is not None else (container,), cancel):
+                try:
+                    if parts is not None and second is not None:
+                        result = self._run_beside(container, second, job, parts, listener, calm_is_over)
+                    else:
+                        result = container.run(job, listener, self._later)
+                except SandboxUnavailable:
+                    with self._changed:
+                        self._lost += 1
+                    raise
         with self._changed:
             self._served += 1
             self._served_warm += was_warm
         timing = replace(result.timing, start_s=waited_s - warm_up_s, warm_up_s=warm_up_s)
         return replace(result, timing=timing)
 
-    def _may_split(self, job: Job) -> bool:
-        """Whether the job would run in two containers, if nobody else wanted the second."""
-        return self._config.beside and not self._config.capacity and halves(job) is not None
+    @property
+    def _is_lone(self) -> bool:
+        """Whether one job, and no other, waits or runs."""
+        return sum(one.jobs for one in self._shelves.values()) == 1
+
+    @contextlib.contextmanager
+    def _calm(self) -> Iterator[Callable[[], None]]:
+        """As long as this lasts, or until what it gives is called, nothing is warmed beside a lone job.
+
+        Two containers are one for each of two processors: a third that warms up would slow both.
+        """
+        over = threading.Event()
+
+        def end() -> None:
+            with self._changed:
+                self._calms -= not over.is_set()
+                over.set()
+            self._wake()
+
+        with self._changed:
+            self._calms += 1
+        try:
+            yield end
+        finally:
+            end()
 
     def _take_second(self, shelf: _Shelf, job: Job) -> Container | None:
         """A second spare for steps that may run apart, as long as no other job is there to want it."""
-        if not self._may_split(job):
-            return None
         with self._changed:
-            alone = sum(one.jobs for one in self._shelves.values()) == 1
-            fit = alone and shelf.spares and shelf.spares[0].container.alive() and _suits(shelf.spares[0].modules, job)
+            spare = shelf.spares[0] if self._is_lone and shelf.spares else None
+            fit = spare is not None and spare.container.alive() and _suits(spare.modules, job)
             return shelf.spares.popleft().container if fit else None
 
     def _run_beside(
-        self, container: Container, second: Container, job: Job, listener: StepListener | None
+        self,
+        container: Container,
+        second: Container,
+        job: Job,
+        parts: _Parts,
+        listener: StepListener | None,
+        either_is_over: Callable[[], None],
     ) -> RunResult:
-        parts = halves(job)
-        assert parts is not None
-        others, apart = parts
+        def half(of: Container, part: Job, told: StepListener) -> RunResult:
+            try:
+                return of.run(part, told, self._later)
+            finally:
+                either_is_over()
 
         def call_off() -> None:
             container.abandon()
             second.abandon()
 
         results = side_by_side(
-            lambda told: container.run(others, told, self._later),
-            lambda told: second.run(apart, told, self._later),
+            lambda told: half(container, parts[0], told),
+            lambda told: half(second, parts[1], told),
             call_off,
             listener,
         )
@@ -598,7 +640,7 @@ class Pool:
     def _plan(self) -> list[tuple[_Shelf, _Warming]]:
         """What to warm now: the shelves used last come first."""
         config = self._config
-        if self._closing or time.monotonic() < self._not_before:
+        if self._closing or time.monotonic() < self._not_before or (self._calms and self._is_lone):
             return []
         plan: list[tuple[_Shelf, _Warming]] = []
         active = sum(len(shelf.warming) for shelf in self._shelves.values())

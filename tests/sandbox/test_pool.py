@@ -65,7 +65,7 @@ class FakeContainer:
     def __init__(self, maker: FakeMaker, limits: Limits, background: bool) -> None:
         self.maker, self.limits, self.background = maker, limits, background
         self.ready: FakeReady | None = None
-        self.quickened = self.destroyed = self.used = self.fails = False
+        self.quickened = self.destroyed = self.used = self.fails = self.may_end = False
         self.stocked: dict[str, bytes] = {}
         self.ran: tuple[str, ...] = ()
         self._ours, self._theirs = socket.socketpair()
@@ -99,7 +99,7 @@ class FakeContainer:
         for name in self.ran if listener is not None else ():
             listener(name, "begin")
             listener(name, "end")
-        self.maker.may_end.wait(PATIENCE_S)
+        eventually(lambda: self.may_end or self.maker.may_end.is_set())
         if self._cut.is_set() or self.maker.lose_runs > 0:
             self.maker.lose_runs -= 1
             self.destroy()
@@ -268,6 +268,26 @@ def test_steps_that_may_run_apart_do_so_in_a_second_spare(make_pool: Any, maker:
     assert (result.timing.steps_s, result.timing.cpu_s, result.timing.warm_up_cpu_s) == (1.0, 6.0, 4.0)
     settled(pool, 2)
     eventually(lambda: all(one.destroyed for one in waiting))
+
+
+@pytest.mark.parametrize("ends", ["the short half", "another job comes"])
+def test_nothing_is_warmed_beside_the_two_until_one_is_done(make_pool: Any, maker: FakeMaker, ends: str) -> None:
+    pool = make_pool(min_size=2, max_size=4)
+    settled(pool, 2)
+    maker.may_end.clear()
+    with ThreadPoolExecutor(2) as threads:
+        running = threads.submit(pool.run, a_long_job())
+        eventually(lambda: len(maker.runs) == 2)
+        time.sleep(0.1)
+        assert len(maker.made) == 2
+        if ends == "another job comes":
+            threads.submit(pool.run, a_job())
+        else:
+            next(one for one in maker.runs if "long" not in one.ran).may_end = True
+        eventually(lambda: len(maker.made) > 2)
+        maker.may_end.set()
+        running.result(PATIENCE_S)
+    settled(pool, 2)
 
 
 def test_pool_keeps_two_spares_for_such_a_job(make_pool: Any, maker: FakeMaker) -> None:
