@@ -31,7 +31,7 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -211,11 +211,11 @@ class Receiver:
 class Stack:
     """Everything that runs, restarted whenever it ends unasked. Use as a context manager."""
 
-    def __init__(self, folder: Path, own_engine: bool, controls: Path | None = None) -> None:
+    def __init__(self, folder: Path, own_engine: bool, controls: Path | None = None, address: str = "") -> None:
         self.folder, self._controls = folder, controls
-        (folder / "logs").mkdir()
-        self.postgres = Postgres(folder / "pg")
-        self.redis = Redis(folder / "redis")
+        (folder / "logs").mkdir(parents=True)
+        self.postgres = Postgres(folder / "pg", address)
+        self.redis = Redis(folder / "redis", address or "127.0.0.1")
         self.engine = Engine(folder / "engine", _image(), own_engine)
         self.port = free_port()
         self.socket = folder / "runner.sock"
@@ -255,22 +255,25 @@ class Stack:
     def _start(self) -> None:
         self._make_scratch()
         self.engine.start()
+        self._start_stores()
+        self._add("runner", "runner")
+        self.parts["runner"].await_ready(120)
+        self._add("worker 1", "worker --queue interactive")
+        self._add("worker 2", "worker --queue interactive --queue cohort")
+        self._start_others()
+
+    def _start_stores(self) -> None:
         for part in (self.postgres, self.redis):
             part.start()
             part.await_ready()
         self.postgres.create_database()
         Store.upgrade(self.postgres.url)
-        self._add("runner", "runner")
-        self.parts["runner"].await_ready(120)
-        for name, words in (
-            ("worker 1", "worker --queue interactive"),
-            ("worker 2", "worker --queue interactive --queue cohort"),
-            ("webhook worker", "worker --queue webhooks"),
-            ("relay", "relay"),
-            ("sweeper", "sweeper"),
-            ("api", "api"),
-        ):
-            self._add(name, words)
+
+    def _start_others(self) -> None:
+        """All that needs no sandbox, and who restarts what ends."""
+        self._add("webhook worker", "worker --queue webhooks")
+        for name in ("relay", "sweeper", "api"):
+            self._add(name, name)
         self._keeper.start()
 
     def _add(self, name: str, words: str) -> None:
@@ -862,10 +865,10 @@ def machine() -> str:
     return f"{os.cpu_count()} processors, {memory_gib:.0f} GiB, Linux {platform.release()}, {platform.machine()}"
 
 
-def table(verdict: Verdict) -> str:
+def table(verdict: Verdict, faults: Sequence[Fault]) -> str:
     """The result for people."""
     lines = ["", f"{'fault':42} {'struck':>6}  at"]
-    for fault in FAULTS:
+    for fault in faults:
         edges = verdict.by_fault.get(fault.name)
         if edges:
             lines.append(
@@ -931,7 +934,7 @@ def main() -> int:
     except KeyboardInterrupt:
         say("stopped before anything could be said")
         return 130
-    print(table(verdict))
+    print(table(verdict, FAULTS))
     if given.json is not None:
         given.json.write_text(json.dumps({**as_json(verdict), "seed": seed}, indent=1) + "\n", encoding="utf-8")
     return 0 if verdict.holds else 1

@@ -103,12 +103,16 @@ class Part:
             return None
         if self.runs:
             self.resume()
-            self.process.terminate()
+            self._ask_to_end()
             try:
                 self.process.wait(within_s)
             except subprocess.TimeoutExpired:
                 self.kill()
         return self.process.returncode
+
+    def _ask_to_end(self) -> None:
+        assert self.process is not None
+        self.process.terminate()
 
     def tail(self, characters: int = 2000) -> str:
         """The end of its log."""
@@ -117,11 +121,21 @@ class Part:
         return ""
 
 
-class Postgres(Part):
-    """A cluster of its own, on a unix socket only. Raises NotHere."""
+class Inside(Part):
+    """The same in namespaces of its own: its words begin with `nsenter`, which passes no signal on."""
 
-    def __init__(self, folder: Path) -> None:
+    def _ask_to_end(self) -> None:
+        for pid in children(self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+
+class Postgres(Part):
+    """A cluster of its own, on a unix socket, and at `address` for whoever reaches it. Raises NotHere."""
+
+    def __init__(self, folder: Path, address: str = "") -> None:
         self._folder, self._data = folder, folder / "data"
+        self._address, self._port = address, free_port() if address else 5432
         self._binaries = _postgres_binaries()
         self._prefix, self._user = _unprivileged()
         folder.mkdir(parents=True)
@@ -133,20 +147,30 @@ class Postgres(Part):
         argv = [
             *self._prefix,
             str(self._binaries / "postgres"),
-            *("-D", str(self._data), "-k", str(folder), "-c", "listen_addresses=", "-c", "shared_buffers=32MB"),
+            *("-D", str(self._data), "-k", str(folder), "-c", f"listen_addresses={address}"),
+            *("-c", f"port={self._port}", "-c", "shared_buffers=32MB"),
         ]
         super().__init__("postgres", argv, log, ready=self._answers)
         initdb = (str(self._binaries / "initdb"), "-D", str(self._data), "-U", "assay", "--auth=trust", "-E", "UTF8")
         _quietly([*self._prefix, *initdb, "--no-sync"])
+        if address:
+            with (self._data / "pg_hba.conf").open("a") as rules:
+                rules.write(f"host all assay {address}/24 trust\n")
 
     @property
     def url(self) -> str:
         """The database's address, as the operator would give it."""
+        if self._address:
+            return f"postgresql://assay@{self._address}:{self._port}/assay"
         return f"postgresql://assay@/assay?host={self._folder}"
+
+    @property
+    def _reach(self) -> list[str]:
+        return ["-h", str(self._folder), "-p", str(self._port), "-U", "assay"]
 
     def create_database(self) -> None:
         """Once, after the first start."""
-        _quietly([str(self._binaries / "createdb"), "-h", str(self._folder), "-U", "assay", "assay"])
+        _quietly([str(self._binaries / "createdb"), *self._reach, "assay"])
 
     def crash(self) -> None:
         """End it without a checkpoint, as a power cut would; the next start recovers from its log."""
@@ -164,28 +188,30 @@ class Postgres(Part):
         self._each(signal.SIGCONT)
 
     def _each(self, number: signal.Signals) -> None:
-        for pid in [self.pid, *_children(self.pid)]:
+        for pid in [self.pid, *children(self.pid)]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
     def _answers(self) -> bool:
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            words = [str(self._binaries / "pg_isready"), "-q", "-h", str(self._folder), "-U", "assay"]
+            words = [str(self._binaries / "pg_isready"), "-q", *self._reach]
             return subprocess.run(words, timeout=5, check=False).returncode == 0
         return False
 
 
 class Redis(Part):
-    """An append-only Redis on loopback."""
+    """An append-only Redis on loopback, or at another address of this machine's."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
         folder.mkdir(parents=True)
-        self.port = free_port()
+        self.address, self.port = address, free_port()
         words: tuple[str, ...] = (
             "--port",
             str(self.port),
             "--bind",
-            "127.0.0.1",
+            address,
+            "--protected-mode",
+            "no",
             "--dir",
             str(folder),
             "--appendonly",
@@ -197,7 +223,7 @@ class Redis(Part):
     @property
     def url(self) -> str:
         """The queue's address, as the operator would give it."""
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://{self.address}:{self.port}/0"
 
     def flush(self) -> None:
         """Forget everything, as a Redis without a disk would."""
@@ -209,22 +235,26 @@ class Redis(Part):
         return False
 
     def _ask(self, words: bytes) -> bytes:
-        with socket.create_connection(("127.0.0.1", self.port), timeout=2.0) as connection:
+        with socket.create_connection((self.address, self.port), timeout=2.0) as connection:
             connection.sendall(words)
             return connection.recv(100)
 
 
 class Engine:
-    """Docker as the sandbox sees it. `own` is a daemon of this process's, which may be restarted."""
+    """Docker as the sandbox sees it. `own` is a daemon of this process's, which may be restarted.
 
-    def __init__(self, folder: Path, image: str, own: bool) -> None:
+    `enter` are words before the daemon's own, which put it into other namespaces.
+    """
+
+    def __init__(self, folder: Path, image: str, own: bool, enter: Sequence[str] = ()) -> None:
         self.image, self.folder = image, folder
         self.part: Part | None = None
         self.host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
         if own:
             self._lender, self.host = self.host, f"unix://{folder}/docker.sock"
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
             words: tuple[str, ...] = (
+                *enter,
                 "dockerd",
                 "--host",
                 self.host,
@@ -233,7 +263,7 @@ class Engine:
                 "--iptables=false",
             )
             words += ("--bridge=none", "--data-root", str(folder / "data"), "--exec-root", str(folder / "exec"))
-            self.part = Part("engine", words, folder / "log", ready=self._answers)
+            self.part = (Inside if enter else Part)("engine", words, folder / "log", ready=self._answers)
 
     def start(self) -> None:
         """Start the own one and give it the image. Raises NotHere."""
@@ -242,8 +272,9 @@ class Engine:
         if self.part is not None:
             self.part.start()
             self.part.await_ready(60)
-            copy = f"docker --host {self._lender} save {self.image} | docker --host {self.host} load"
-            _quietly(["/bin/sh", "-c", copy], 300)
+            if not self._docker("image", "ls", "--quiet", self.image).strip():
+                copy = f"docker --host {self._lender} save {self.image} | docker --host {self.host} load"
+                _quietly(["/bin/sh", "-c", copy], 300)
 
     def stop(self) -> None:
         """Stop the own one and remove what it kept."""
@@ -282,9 +313,18 @@ class Engine:
         return False
 
 
-def assay(name: str, words: Sequence[str], log: Path, environment: Mapping[str, str], **options: Any) -> Part:
-    """One of Assay's own processes."""
-    return Part(name, [sys.executable, "-m", "services.cli", *words], log, environment, **options)
+def assay(
+    name: str,
+    words: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str],
+    ready: Callable[[], bool] = lambda: True,
+    enter: Sequence[str] = (),
+) -> Part:
+    """One of Assay's own processes; `enter` as for an Engine."""
+    return (Inside if enter else Part)(
+        name, [*enter, sys.executable, "-m", "services.cli", *words], log, environment, ready=ready
+    )
 
 
 def free_port() -> int:
@@ -364,7 +404,8 @@ def _unprivileged() -> tuple[list[str], pwd.struct_passwd | None]:
     return words, user
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that live."""
     with contextlib.suppress(OSError):
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []

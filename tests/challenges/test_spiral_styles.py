@@ -34,7 +34,7 @@ def test_programs_in_random_styles_are_never_misread(grade: Grade) -> None:
     choices = [next(c for c in iter(lambda: random_choice(rng), None) if not moot(c)) for _ in range(PROGRAMS)]
 
     def graded(number: int) -> Report:
-        return grade(composed(choices[number]), seed=f"{seed}/{number}", epochs=5)
+        return grade(composed(choices[number]), seed=f"{seed}/{number}", epochs=3)
 
     wrong, undecided = [], 0
     with ThreadPoolExecutor(2) as jobs:
