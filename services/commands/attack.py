@@ -16,6 +16,7 @@ from sandbox.spec import Sandbox
 from services import progress
 from services.attacks import CLASSES, Attack, CorpusError, Range, Result, load_corpus
 from services.commands.base import (
+    INTERRUPTED,
     OK,
     WANTING,
     Backend,
@@ -86,7 +87,9 @@ def attack(
     Sandbox attacks try to get out, to see what is hidden, to exhaust or to outlive; forgeries
     want an unmended bug called fixed; honest files are odd and must be read exactly.
 
-    Exit code: 0 all held, 1 something did not, 2 bad usage, 4 no sandbox.
+    What did not hold is told at once. Ctrl-C ends with what was seen until then.
+
+    Exit code: 0 all held, 1 something did not, 2 bad usage, 4 no sandbox, 130 interrupted.
     """
     backend: Backend = ctx.obj
     chosen = _chosen(attack_class, only)
@@ -101,9 +104,12 @@ def attack(
     finally:
         close_sandbox(sandbox)
     if as_json:
-        print_json(_as_json(results, normal_s))
+        print_json(_as_json(results, normal_s, len(chosen)))
     else:
         _print_table(results, normal_s)
+    if len(results) < len(chosen):
+        stderr().print(f"interrupted: {len(chosen) - len(results)} of {len(chosen)} attacks were not run to their end")
+        ctx.exit(INTERRUPTED)
     ctx.exit(OK if all(r.held or r.limited for r in results) else WANTING)
 
 
@@ -131,17 +137,19 @@ def _run_all(
     beside = dict(_with_neighbours(chosen, neighbour))
     if any(beside.values()):
         range_.measure_normal()
-    results = []
     with progress.counting(stderr(), "attacking") as count, ThreadPoolExecutor(jobs) as pool:
         count(0, len(chosen))
         waiting = [pool.submit(range_.run, one, neighbour=beside[one.attack_class, one.name]) for one in chosen]
         try:
-            for done in as_completed(waiting):
-                results.append(done.result())
-                count(len(results), len(chosen))
-        except BaseException:
+            for number, done in enumerate(as_completed(waiting), 1):
+                count(number, len(chosen))
+                _tell_failure(done.result())
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
-            raise
+            if not isinstance(error, KeyboardInterrupt):
+                raise
+            stderr().print("stopping as soon as the attacks that run now are over")
+    results = [done.result() for done in waiting if not done.cancelled()]
     order = {(a.attack_class, a.name): n for n, a in enumerate(chosen)}
     return sorted(results, key=lambda r: order[_key(r)]), range_.normal_s
 
@@ -187,6 +195,15 @@ def _print_table(results: list[Result], normal_s: float | None) -> None:
                 console.print(f"  {inert(failure, 400)}")
 
 
+def _tell_failure(result: Result) -> None:
+    """At once, since the rest may take an hour."""
+    if not (result.held or result.limited):
+        words = "; ".join(result.failures)
+        stderr().print(
+            inert(f"{result.attack_class}/{result.name}: FAILED: {words}", 400), soft_wrap=True, markup=False
+        )
+
+
 def _counts(results: list[Result]) -> dict[str, collections.Counter[str]]:
     counts: dict[str, collections.Counter[str]] = {}
     for result in results:
@@ -196,9 +213,10 @@ def _counts(results: list[Result]) -> dict[str, collections.Counter[str]]:
     return counts
 
 
-def _as_json(results: list[Result], normal_s: float | None) -> dict[str, Any]:
+def _as_json(results: list[Result], normal_s: float | None, chosen: int) -> dict[str, Any]:
     return {
-        "held": all(r.held or r.limited for r in results),
+        "held": len(results) == chosen and all(r.held or r.limited for r in results),
+        "not_run": chosen - len(results),
         "counts": {name: dict(counts) for name, counts in _counts(results).items()},
         "neighbour_normal_s": normal_s,
         "attacks": [{**asdict(r), "held": r.held} for r in results],

@@ -5,7 +5,10 @@ from __future__ import annotations
 import ast
 import collections
 import json
+import os
 import re
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -23,10 +26,12 @@ from services.attacks import (
     CorpusError,
     Expectation,
     Range,
+    Result,
     load_corpus,
     step_job,
 )
 from services.cli import main
+from services.commands import attack as command
 
 BUGS = {bug.id for bug in load_challenge("spiral").manifest.bugs}
 CLEAN = {
@@ -124,8 +129,6 @@ class Scripted:
 
     def run(self, job: Job, listener: StepListener | None = None) -> RunResult:
         """The scripted steps; `{canary}` in the output stands for the environment's canary."""
-        import os
-
         output = self._output.replace(b"{canary}", os.environ["ASSAY_ATTACK_CANARY"].encode())
         frame = Frame(json.dumps({"data": self._left}).encode(), b"")
         steps = (
@@ -201,3 +204,40 @@ def test_an_unknown_name_is_refused() -> None:
 def test_sandbox_attacks_run_in_containers_only() -> None:
     result = CliRunner().invoke(main, ["attack", "--only", "fork_bomb", "--sandbox", "rehearsal"])
     assert result.exit_code == 2 and "container" in result.output
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_ctrl_c_ends_with_what_was_seen(monkeypatch: pytest.MonkeyPatch, as_json: bool) -> None:
+    """The first fails and is told of at once; somebody stops during the second; the third never begins."""
+    names = [attack.name for attack in load_corpus() if attack.attack_class == "sandbox"][:3]
+    begun: list[str] = []
+
+    class Told:
+        normal_s = None
+
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def run(self, attack: Attack, *, neighbour: bool) -> Result:
+            begun.append(attack.name)
+            if attack.name == names[1]:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.5)  # the main thread takes it meanwhile
+            failures = ("it got out",) if attack.name == names[0] else ()
+            return Result(attack.name, attack.attack_class, attack.expect.title, failures)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # even where it came ignored
+    monkeypatch.setattr(command, "Range", Told)
+    monkeypatch.setattr(command, "open_sandbox", lambda *_: Scripted(b"", CLEAN))
+    chosen = [word for name in names for word in ("--only", name)]
+    result = CliRunner().invoke(main, ["attack", *chosen, "--no-neighbour", "--jobs", "1", *["--json"] * as_json])
+    signal.signal(signal.SIGINT, before)
+    assert result.exit_code == 130 and begun == names[:2]
+    assert f"sandbox/{names[0]}: FAILED: it got out" in result.stderr
+    assert "1 of 3 attacks were not run" in result.stderr
+    if as_json:
+        told = json.loads(result.stdout)
+        assert (told["held"], told["not_run"]) == (False, 1)
+        assert [one["name"] for one in told["attacks"]] == names[:2]
+    else:
+        assert f"{names[0]}: FAILED" in result.stdout and names[2] not in result.stdout
