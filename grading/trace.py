@@ -183,6 +183,16 @@ class Backwards:
         seen = seen[np.isfinite(seen)]
         return float((seen > 0).mean()) if len(seen) >= 20 else None
 
+    def first_rate_acts(self) -> bool:
+        """Whether the very first update is about as large as the rate that was read before it.
+
+        Of an optimizer that steps by its rate it is just that, where all groups have one; if not, the rate was
+        set after the look, by a hook of the step's.
+        """
+        rows = self.rows[:1]
+        change, least, most = (rows[:, BACKWARD_COLUMNS.index(name)] for name in ("update_rms", "lr_min", "lr_max"))
+        return not bool(((least == most) & (change > 0) & (change < 0.1 * most)).any())
+
     def first_leap(self) -> float:
         """The very first update where it is over three times its rate, else 0."""
         changes, rates = self.column("update_rms")[:1], self.column("lr_max")[:1]

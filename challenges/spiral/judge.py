@@ -834,9 +834,11 @@ def _rate(table: Table, source: str) -> Sight | None:
         after = training  # steps that move nothing still have a rate
     if len(after) < 2:
         return None
+    optimizer = table.optimizer()
+    if optimizer.steps_by_rate and len(after) > 2 and not after.first_rate_acts():
+        after = Backwards(after.rows[1:])
     rates = after.column("lr_max")
     rates = rates[np.isfinite(rates)]
-    optimizer = table.optimizer()
     if not len(rates) or (optimizer.idle and len(training.after_update())):
         return _hand_written_rate(after, source)
     peak, mean = float(rates.max()), float(rates.mean())

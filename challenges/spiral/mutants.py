@@ -465,6 +465,21 @@ CASES: tuple[Case, ...] = (
         _scheduled(f"CosineAnnealingLR(optimizer, {EPOCHS * 100})", "optim.Adam(model.parameters(), lr=0.018)"),
         _vector(),
     ),
+    *(
+        Case(
+            f"rate capped by a hook, {name}",
+            _with(
+                SOLUTION,
+                (
+                    _ADAM,
+                    f"optimizer = optim.{name}(model.parameters(), lr=0.5)\n"
+                    "    optimizer.register_step_pre_hook(lambda o, *_: o.param_groups[0].update(lr=1e-3))\n",
+                ),
+            ),
+            _vector(),
+        )
+        for name in ("Adam", "AdamW")
+    ),
     Case(
         "huge at first",
         _scheduled(
@@ -681,6 +696,7 @@ MUTANTS: tuple[Mutant, ...] = (
     # Rate
     Mutant("rates up to 1 tolerated", ((judge, "LARGEST_LR", constant(1.0)),)),
     Mutant("rates from 1e-4 refused", ((judge, "LARGEST_LR", constant(1e-4)),)),
+    Mutant("rates of hooks not seen", ((trace.Backwards, "first_rate_acts", answering(True)),)),
     _edit("schedules not considered", "_rate", ("scheduled and mean <= bound", "False and mean <= bound")),
     _edit("peaks of schedules tolerated", "_rate", ("peak <= 5 * bound", "peak <= 5000 * bound")),
     Mutant("size of the updates not measured", ((trace.Backwards, "typical_update", answering(math.nan)),)),

@@ -1524,6 +1524,20 @@ LR = (
         ''',
         optimizer="config = TrainConfig()\noptimizer = <<optimizer_class>>(model.parameters(), lr=config.learning_rate)",
     ),
+    _right(
+        "lr",
+        "step_pre_hook",
+        helpers='''
+            def gentle(opt, args, kwargs):
+                """Before each step: no rate above 1e-3."""
+                for group in opt.param_groups:
+                    group["lr"] = min(group["lr"], 1e-3)
+        ''',
+        optimizer="""
+            optimizer = <<optimizer_class>>(model.parameters(), lr=0.5)
+            optimizer.register_step_pre_hook(gentle)
+        """,
+    ),
     _right("lr", "adamw", optimizer="optimizer = optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4)"),
     _right(
         "lr",
