@@ -724,12 +724,15 @@ def _ghost_run(context: Any, *, available: bool) -> None:
         if parameter is None or not args or not isinstance(args[0], torch.Tensor):
             return
         inside = recorder.on_stack(names["program"].get("train_one_epoch"), "train_one_epoch")
+        # A program's own tests may call its functions before `main` does, on whatever they like.
+        counts = inside and recorder.on_stack(names["program"].get("main"), "main", anywhere=True)
         where = {"model": device_of(parameter), "input": device_of(args[0]), "graph": torch.is_grad_enabled()}
-        seen.append({**where, "inside": inside, "type": type(module).__name__[:60]})
+        seen.append({**where, "inside": inside, "counts": counts, "type": type(module).__name__[:60]})
         if not computing:
             computing.append(module)
             pretended.computing, pretended.brought_back = True, 0
-        if sum(one["inside"] for one in seen) >= wanted or len(seen) >= 10 * wanted:
+        counted, trained = (sum(one[kind] for one in seen) for kind in ("counts", "inside"))
+        if counted >= wanted or trained >= 3 * wanted or len(seen) >= 10 * wanted:
             raise StopProbe
 
     def over(module: nn.Module, *_: Any) -> None:
@@ -765,7 +768,7 @@ def _ghost_run(context: Any, *, available: bool) -> None:
                 handle.remove()
     told = {"available": available, "queries": pretended.queries, "requests": pretended.requests}
     failed = None if error is None or isinstance(error, StopProbe) else describe(error)
-    shown = [one for one in seen if one["inside"]] or seen
+    shown = [one for one in seen if one.pop("counts")] or [one for one in seen if one["inside"]] or seen
     places = collections.Counter(json.dumps(one, sort_keys=True) for one in shown[:wanted])
     told |= {"mixed": pretended.mixed, "passes": passes, "taken_back": taken_back}
     told["seen"] = [{**json.loads(place), "count": count} for place, count in places.most_common(100)]

@@ -15,6 +15,7 @@ how the gradients that they used relate to the gradients of this step alone (see
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import random
 import sys
@@ -57,6 +58,7 @@ return output
 """
 ROWS_BYTES = 4 << 20  # 20 epochs of 1,000 rows of 50 numbers
 CLOSE_FORWARDS = 400
+_FRAME_AND_US = 3  # who refers to a frame's dict when only it and the look do, with sys.getrefcount's own
 ANSWER_MOVES = 12
 CLOSE_PASSES, STRETCH, LATE_SHARE = 20_000, 64, 1 / 16
 _COUNTS_ITS_STEPS = (
@@ -279,7 +281,7 @@ class Recorder:
 
     def _model_run_by(self, frame: types.FrameType) -> nn.Module | None:
         """The module of one of the program's own classes whose method this frame is."""
-        owner = frame.f_locals.get(frame.f_code.co_varnames[0]) if frame.f_code.co_argcount else None
+        owner = _variables(frame).get(frame.f_code.co_varnames[0]) if frame.f_code.co_argcount else None
         own = isinstance(owner, nn.Module) and type(owner).__module__ == self.namespace.get("__name__")
         return owner if own else None
 
@@ -294,7 +296,7 @@ class Recorder:
         main = self._code_of("main")
         frame = frame.f_back if frame is not None else None
         while self.history is None and frame is not None:
-            for value in frame.f_locals.values():
+            for value in _variables(frame).values():
                 if isinstance(value, dict) and all(isinstance(value.get(k), list) for k in ("val_acc", "val_loss")):
                     self.history = value
             if frame.f_code is main:
@@ -1023,16 +1025,33 @@ def _code(function: Any, name: str) -> types.CodeType | None:
     return code if isinstance(code, types.CodeType) else None
 
 
-def on_stack(function: Any, name: str) -> bool:
-    """Whether `function`, called `name`, is being executed now."""
-    code, frame = _code(function, name), sys._getframe(1)
+def _variables(frame: types.FrameType) -> dict[str, Any]:
+    """The variables of a frame.
+
+    Before Python 3.13 a function's frame keeps the dict that it is asked for, and so keeps alive what the program
+    deletes later, for as long as it runs. Hence the dict is emptied, unless the program has it too (by `locals()`).
+    """
+    kept = frame.f_locals
+    found = dict(kept)
+    is_function = frame.f_code.co_flags & inspect.CO_OPTIMIZED
+    if is_function and isinstance(kept, dict) and sys.getrefcount(kept) <= _FRAME_AND_US:
+        kept.clear()
+    return found
+
+
+def on_stack(function: Any, name: str, *, anywhere: bool = False) -> bool:
+    """Whether `function`, called `name`, is being executed now: in this thread, or `anywhere` in the main one too."""
+    code = _code(function, name)
+    frames = [sys._getframe(1)] + [sys._current_frames().get(threading.main_thread().ident or 0)] * anywhere
+    return code is not None and any(_runs(frame, code) for frame in frames)
+
+
+def _runs(frame: types.FrameType | None, code: types.CodeType) -> bool:
     for _ in range(60):
-        if frame is None or code is None:
-            return False
-        if frame.f_code is code:
-            return True
-        frame = frame.f_back  # type: ignore[assignment]
-    return False
+        if frame is None or frame.f_code is code:
+            break
+        frame = frame.f_back
+    return frame is not None and frame.f_code is code
 
 
 def _filled(cell: types.CellType) -> bool:

@@ -301,3 +301,33 @@ def test_a_forward_in_another_thread_belongs_to_what_the_program_is_in_the_middl
     context, graph = (seen[:, FORWARD_COLUMNS.index(name)] for name in ("context", "graph"))
     assert context.tolist() == [CONTEXTS["validate"], CONTEXTS["validate"], 0]
     assert graph.tolist() == [0, 1, 1]
+
+
+class _Thing:
+    """Something that can be waited for to go."""
+
+
+def test_looking_at_variables_keeps_nothing_alive() -> None:
+    def program() -> tuple[Any, dict[str, Any]]:
+        thing = _Thing()
+        gone = weakref.ref(thing)
+        seen = set(recorder._variables(sys._getframe()))
+        assert {"thing", "gone"} <= seen
+        del thing
+        return gone(), recorder._variables(sys._getframe())
+
+    alive, later = program()
+    assert alive is None and "thing" not in later
+
+
+def test_looking_at_variables_leaves_the_programs_own_dict_of_them() -> None:
+    def program() -> dict[str, Any]:
+        rate = 1e-3
+        mine = locals()
+        recorder._variables(sys._getframe())
+        return {"rate": mine["rate"], "is": rate}
+
+    assert program() == {"rate": 1e-3, "is": 1e-3}
+    names: dict[str, Any] = {"look": lambda: recorder._variables(sys._getframe(1)), "kept": 1}
+    exec("look()", names)
+    assert names["kept"] == 1, "a module's frame has the module's own names"
