@@ -49,6 +49,7 @@ class GhostDevice(TorchFunctionMode):
         self.computing = False  # whether a model's forward pass is under way
         self.brought_back = 0  # tensors of the graph that such a pass took back to the CPU
         self.queries = 0
+        self.used = False  # whether something was asked that makes torch begin with CUDA
         self.restorers: list[Callable[[], None]] = []
 
     @property
@@ -106,18 +107,29 @@ class GhostDevice(TorchFunctionMode):
         def count(*_: Any, **__: Any) -> int:
             return int(self.available)
 
+        def begun(*_: Any, **__: Any) -> bool:
+            """As torch has it, which waits for the first use."""
+            return self.available and (self.used or bool(self.requests.get("cuda")))
+
+        def using(value: Any) -> Callable[..., Any]:
+            def answer(*_: Any, **__: Any) -> Any:
+                self.used = True
+                return self.available if value is here else value
+
+            return answer
+
         for owner, name, value in (
             (torch.cuda, "is_available", here),
             (torch.cuda, "device_count", count),
-            (torch.cuda, "current_device", 0),
-            (torch.cuda, "is_initialized", here),
-            (torch.cuda, "get_device_name", "NVIDIA A10G"),
-            (torch.cuda, "get_device_capability", (8, 6)),
-            (torch.cuda, "is_bf16_supported", here),
-            (torch.cuda, "mem_get_info", (21 << 30, 22 << 30)),
-            (torch.cuda, "synchronize", None),
-            (torch.cuda, "set_device", None),
-            (torch.cuda, "init", None),
+            (torch.cuda, "current_device", using(0)),
+            (torch.cuda, "is_initialized", begun),
+            (torch.cuda, "get_device_name", using("NVIDIA A10G")),
+            (torch.cuda, "get_device_capability", using((8, 6))),
+            (torch.cuda, "is_bf16_supported", using(here)),
+            (torch.cuda, "mem_get_info", using((21 << 30, 22 << 30))),
+            (torch.cuda, "synchronize", using(None)),
+            (torch.cuda, "set_device", using(None)),
+            (torch.cuda, "init", using(None)),
             (torch.cuda, "empty_cache", None),
             (torch.cuda, "reset_peak_memory_stats", None),
             (torch.cuda, "memory_allocated", 0),
@@ -133,7 +145,7 @@ class GhostDevice(TorchFunctionMode):
             (torch.accelerator, "synchronize", None),
             (torch._C, "_cuda_getDeviceCount", count),
         ):
-            self._answer(owner, name, value if value in (here, count) else constant(value))
+            self._answer(owner, name, value if callable(value) else constant(value))
         self._answer(
             torch.accelerator, "current_accelerator", lambda *_, **__: torch.device("cuda") if self.available else None
         )

@@ -14,6 +14,7 @@ how the gradients that they used relate to the gradients of this step alone (see
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import math
@@ -22,7 +23,7 @@ import sys
 import threading
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -58,6 +59,7 @@ return output
 """
 ROWS_BYTES = 4 << 20  # 20 epochs of 1,000 rows of 50 numbers
 CLOSE_FORWARDS = 400
+_TURN_S = 2.0
 _FRAME_AND_US = 3  # who refers to a frame's dict when only it and the look do, with sys.getrefcount's own
 ANSWER_MOVES = 12
 CLOSE_PASSES, STRETCH, LATE_SHARE = 20_000, 64, 1 / 16
@@ -73,6 +75,16 @@ _count_devices = getattr(torch._C, "_cuda_getDeviceCount", None)  # what program
 
 class StopProbe(BaseException):
     """Ends a program that has shown enough. BaseException, so `except Exception` lets it pass."""
+
+
+class _Here(threading.local):
+    """What one thread is in the middle of."""
+
+    depth = 0  # of module calls
+    outermost: nn.Module | None = None
+    parts: Sequence[nn.Module] = ()  # the modules of the outermost one, while it runs
+    saved = 0  # tensors that a validation forward kept for a backward pass
+    stats_before: tuple[int, ...] = ()
 
 
 class Token:
@@ -126,7 +138,9 @@ class Recorder:
         self.rows_left_bytes = ROWS_BYTES if keep_rows else 0
         self.random = random.Random(seed)  # which moments are looked at closely
         self.context, self.call, self.calls_begun = "", 0, 0
-        self.depth = 0
+        self.here = _Here()
+        self.under_way: dict[int, list[nn.Module]] = {}  # by thread: the modules of what it computes, outermost first
+        self.turn = threading.RLock()  # held while a pass is noted; see _its_turn
         self.forwards: list[list[float]] = []
         self.flushed_forwards = self.flushed_steps = 0
         self.steps: list[list[float]] = []
@@ -155,10 +169,7 @@ class Recorder:
         self.restorers: list[Callable[[], None]] = []
         self.stopped = False
         self.last_kind = ""
-        self.outermost: nn.Module | None = None
-        self.parts: list[nn.Module] = []  # the modules of the outermost one, while it runs
         self.loader_turns = self.trained_in_turn = 0  # how often a loader was begun; and as training last went on
-        self.saved = 0  # tensors that a validation forward kept for a backward pass
         self.codes: dict[str, tuple[Any, types.CodeType | None]] = {}
         self.watched_classes: set[type] = set()
         self.followed: dict[int, tuple[torch.Tensor, np.ndarray]] = {}  # by model: see _change_elsewhere
@@ -229,7 +240,7 @@ class Recorder:
         recorder, function = self, cast("types.FunctionType", nn.Module.__call__)
 
         def enter(module: nn.Module) -> Any:
-            return None if recorder.depth or not _has_parameters(module) else recorder._enter(module)
+            return recorder._enter(module) if recorder._is_outermost(module) else None
 
         def leave(watch: Any, output: Any, module: nn.Module, *args: Any, **kwargs: Any) -> None:
             recorder._leave(watch, output, module, args, kwargs, type(module).forward)
@@ -357,13 +368,13 @@ class Recorder:
         recorder = self
 
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if recorder.depth == 0 and _has_parameters(module):
+            if recorder._is_outermost(module):
                 return recorder._watched(forward, module, args, kwargs, forward)
-            recorder.depth += 1
+            recorder.here.depth += 1
             try:
                 return forward(module, *args, **kwargs)
             finally:
-                recorder.depth -= 1
+                recorder.here.depth -= 1
 
         for attribute in ("__name__", "__qualname__", "__module__", "__doc__"):
             setattr(call, attribute, getattr(forward, attribute, None))
@@ -401,7 +412,8 @@ class Recorder:
                 self.emit(f"{self.name}.error", {"in": name, "call": self.call, **describe(error)})
                 if not swallow:
                     raise
-                self.depth = 0
+                self.here.depth = 0
+                self.under_way.clear()
                 result = stand_in
             else:
                 if on_result is not None:
@@ -422,15 +434,16 @@ class Recorder:
     # -- forwards ----------------------------------------------------------------------
 
     def _before_module(self, module: nn.Module, args: Any) -> None:
-        if self.depth == 0 and _has_parameters(module):
+        if self._is_outermost(module):
             self._begin(module)
-            self.outermost = module
-        self.depth += 1
+            self.here.outermost = module
+        self.here.depth += 1
 
     def _after_module(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        self.depth = max(0, self.depth - 1)
-        if self.depth == 0 and self.outermost is module:
-            self.outermost = None
+        self.here.depth = max(0, self.here.depth - 1)
+        if self.here.depth == 0 and self.here.outermost is module:
+            self.here.outermost = None
+            self.under_way.pop(threading.get_ident(), None)
             if output is not None:
                 self._end(module, args, kwargs, output, type(module).forward)
             if type(module) in self.watched_classes:
@@ -458,16 +471,18 @@ class Recorder:
                 self._replace(direct, "forward", self._watched_forward(direct.forward))
                 return None
         self._begin(module)
-        self.depth += 1
+        self.here.depth += 1
         # A graph may be built and cut off before the output shows it.
         return _Saved().__enter__() if self.context == "validate" else True
 
     def _over(self, watch: _Saved | bool | None) -> None:
         """The pass that `_enter` began has ended, well or not."""
-        self.depth -= watch is not None
+        if watch is not None:
+            self.here.depth -= 1
+            self.under_way.pop(threading.get_ident(), None)
         if isinstance(watch, _Saved):
             watch.__exit__()
-            self.saved = watch.count
+            self.here.saved = watch.count
 
     def _leave(
         self,
@@ -488,23 +503,44 @@ class Recorder:
             self.stop()
         if self.moving is not None:
             self._note_move(*self.moving)
-        self.parts = _modules_of(module)
-        self.stats_before = self._statistics()
+        self.here.parts = self.under_way[threading.get_ident()] = _modules_of(module)
+        self.here.stats_before = self._statistics()
+
+    def _is_outermost(self, module: nn.Module) -> bool:
+        """Whether a pass begins here: no other is under way in this thread, nor one in another that this is part of."""
+        if self.here.depth or not _has_parameters(module):
+            return False
+        elsewhere = list(self.under_way.values()) if self.under_way else []
+        return not any(one is module for parts in elsewhere for one in parts[1:])
+
+    @contextlib.contextmanager
+    def _its_turn(self) -> Iterator[None]:
+        """One thread at a time notes what it has seen. None waits for long: the program may have locks of its own."""
+        mine = self.turn.acquire(timeout=_TURN_S)
+        try:
+            yield
+        finally:
+            if mine:
+                self.turn.release()
 
     def _end(self, module: nn.Module, args: Any, kwargs: Any, output: Any, forward: Callable[..., Any]) -> None:
+        with self._its_turn():
+            self._note_pass(module, args, kwargs, output, forward)
+
+    def _note_pass(self, module: nn.Module, args: Any, kwargs: Any, output: Any, forward: Callable[..., Any]) -> None:
         tensor = _first_tensor(output)
         inputs = self._input_rows(module, args, kwargs, forward)
         if tensor is None:
             return
         serial = len(self.forwards)
         tensor = next((t for t in _tensors(output) if _has_graph(t)), tensor)  # no decoy hides a graph
-        graph = _has_graph(tensor) or self.saved > 0
-        self.saved = 0
+        graph = _has_graph(tensor) or self.here.saved > 0
+        self.here.saved = 0
         if graph and self.context != "validate":
             kind = _kind_of_device(module, tensor)
             self.trained_on[kind] = self.trained_on.get(kind, 0) + 1
             self._begin_training_forward(module)
-        layers = [m for m in self.parts if isinstance(m, MODE_LAYERS)]
+        layers = [m for m in self.here.parts if isinstance(m, MODE_LAYERS)]
         row = [
             self.call,
             CONTEXTS[self.context],
@@ -514,7 +550,7 @@ class Recorder:
             len(layers),
             sum(m.training for m in layers),
             bool(module.training),
-            self._statistics() != self.stats_before,
+            self._statistics() != self.here.stats_before,
             math.nan,
             self._model_number(module),
             _autocast_enabled(),
@@ -549,7 +585,7 @@ class Recorder:
 
     def _statistics(self) -> tuple[int, ...]:
         """How often the running statistics were updated; nobody asks while `train_one_epoch` is active."""
-        return () if self.context == "train" else _statistics_version(self.parts)
+        return () if self.context == "train" else _statistics_version(self.here.parts)
 
     def _by_chance(self, often: float, rarely: float) -> bool:
         """Drawn: often at the beginning of a run, rarely later on, when enough has been seen."""
@@ -796,7 +832,7 @@ class Recorder:
         """
         flags = [(m, m.training) for m in module.modules()]
         own_dropout = [m for m, _ in flags if isinstance(m, _DROPOUT) and type(m).__module__ != _DROPOUT.__module__]
-        depth, self.depth = self.depth, 1
+        depth, self.here.depth = self.here.depth, 1
         try:
             for m, _ in flags:
                 m.training = False
@@ -807,7 +843,7 @@ class Recorder:
         except Exception:  # a model that cannot be called again is simply not compared
             return None
         finally:
-            self.depth = depth
+            self.here.depth = depth
             for m, flag in flags:
                 m.training = flag
             for m in own_dropout:

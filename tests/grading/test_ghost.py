@@ -89,3 +89,15 @@ def test_the_pretended_answers_come_from_functions_that_look_like_torchs_own() -
         assert eval("torch.cuda.is_available()", program) is True
         assert torch.cuda.is_available() is False, "whoever else asks is told the truth"
     assert eval("torch.cuda.is_available()", program) is False
+
+
+@pytest.mark.parametrize("use", ["torch.cuda.init()", "torch.ones(2).to('cuda')", "torch.cuda.current_device()"])
+def test_cuda_begins_with_its_first_use(use: str) -> None:
+    program = {"__name__": "a program", "torch": torch}
+    with GhostDevice("a program", available=True):
+        assert eval("torch.cuda.is_available() and torch.cuda.device_count() == 1", program) is True
+        assert eval("torch.cuda.is_initialized()", program) is False
+        eval(use, program)
+        assert eval("torch.cuda.is_initialized()", program) is True
+    with GhostDevice("a program", available=False):
+        assert eval("torch.cuda.is_initialized()", program) is False

@@ -181,7 +181,7 @@ def test_a_pass_that_fails_ends_too() -> None:
         for _ in range(2):
             with pytest.raises(RuntimeError):
                 failing(torch.randn(4, 5))
-        assert watch.depth == 0
+        assert watch.here.depth == 0
         failing(torch.randn(4, 2))
 
     assert len(watch.forwards) == 1

@@ -331,3 +331,47 @@ def test_looking_at_variables_leaves_the_programs_own_dict_of_them() -> None:
     names: dict[str, Any] = {"look": lambda: recorder._variables(sys._getframe(1)), "kept": 1}
     exec("look()", names)
     assert names["kept"] == 1, "a module's frame has the module's own names"
+
+
+def test_passes_in_threads_at_once_are_each_seen_and_nothing_after_them_is_missed() -> None:
+    """A program may validate its batches in a pool of threads, in the middle of whose passes others begin."""
+    watch = Recorder(lambda *_: None, "x", thorough=False)
+    meeting = threading.Barrier(2, timeout=20)
+
+    class Meets(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 4)
+            self.meets = True
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.meets:
+                meeting.wait()  # both are inside now
+            return self.layer(x)
+
+    with watch, torch.no_grad():
+        model = Meets()
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(model, [torch.zeros(3, 2), torch.zeros(5, 2)]))
+        model.meets = False
+        model(torch.zeros(7, 2))
+    rows = FORWARD_COLUMNS.index("rows")
+    assert sorted(row[rows] for row in watch.forwards) == [3, 5, 7]
+    assert sorted(row[FORWARD_COLUMNS.index("serial")] for row in watch.forwards) == [0, 1, 2]
+
+
+def test_parts_of_a_model_that_run_in_threads_are_no_passes_of_their_own() -> None:
+    watch = Recorder(lambda *_: None, "x", thorough=False)
+
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branches = nn.ModuleList([nn.Linear(2, 4), nn.Linear(2, 4)])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with ThreadPoolExecutor(2) as pool:
+                return torch.stack(list(pool.map(lambda branch: branch(x), self.branches))).sum(0)
+
+    with watch, torch.no_grad():
+        Branches()(torch.zeros(3, 2))
+    assert len(watch.forwards) == 1
