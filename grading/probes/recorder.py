@@ -1239,7 +1239,7 @@ def _steps_taken(optimizer: Optimizer) -> int:
         return 0
 
 
-def _statistics_version(layers: list[nn.Module]) -> tuple[int, ...]:
+def _statistics_version(layers: Sequence[nn.Module]) -> tuple[int, ...]:
     """How often the running statistics of each layer have been updated."""
     counters = [layer._buffers.get("num_batches_tracked") for layer in layers if layer._buffers]
     return tuple([int(c) for c in counters if isinstance(c, torch.Tensor) and c.numel() == 1])

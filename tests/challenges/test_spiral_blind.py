@@ -24,8 +24,10 @@ def test_every_file_of_the_corpus_has_its_verdicts_written_down() -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        "device_if_initialized",  # asks whether CUDA has been used, not whether it is there
         "float64_two_passes",  # its rows are of the model's kind, not of the probes'
         "handwritten_momentum",  # an optimizer of its own, whose step scales with the gradient
+        "hooks_put_things_right",  # a hook of its step sets the rate
         "jit_scripted",  # what is watched cannot be compiled
         "lbfgs_large_batches",  # shows the same rows several times in a row
         "mixture_of_experts",  # what its last layer gives is no score
@@ -33,6 +35,7 @@ def test_every_file_of_the_corpus_has_its_verdicts_written_down() -> None:
         "one_vs_rest_heads",  # no layer gives all scores
         "swapped_returns",  # gives accuracy and loss in the wrong order, which is no sign of any of the bugs
         "threaded_reader_late_no_grad",  # moves its batches in another thread
+        "validates_in_threads",  # two passes begin at once
         "vmap_bagged_members",  # several models side by side
         "warnings_as_errors",  # crashes before it trains, and shows nothing but what it asked for until then
     ],
