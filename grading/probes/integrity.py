@@ -67,7 +67,10 @@ class Fingerprint:
 
     def __init__(self, extra: tuple[Any, ...] = ()) -> None:
         self.before = [*_PRISTINE, *map(_Remembered, extra)]
-        self.trusted_roots = tuple({sysconfig.get_path(n) for n in ("stdlib", "platstdlib", "purelib", "platlib")})
+        # Packages may lie elsewhere than the interpreter's own folders, as in the sandbox's image.
+        packages = {os.path.dirname(os.path.dirname(str(package.__file__))) for package in (torch, np)}
+        folders = {str(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+        self.trusted_roots = tuple(os.path.join(folder, "") for folder in packages | folders)
         self._vars, self._getattr = vars, getattr
 
     def changed(self) -> list[str]:

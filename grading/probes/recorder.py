@@ -60,6 +60,7 @@ return output
 ROWS_BYTES = 4 << 20  # 20 epochs of 1,000 rows of 50 numbers
 CLOSE_FORWARDS = 400
 _TURN_S = 2.0
+_FOLLOWS_ANOTHER = 1 / 16
 _FRAME_AND_US = 3  # who refers to a frame's dict when only it and the look do, with sys.getrefcount's own
 ANSWER_MOVES = 12
 CLOSE_PASSES, STRETCH, LATE_SHARE = 20_000, 64, 1 / 16
@@ -674,8 +675,13 @@ class Recorder:
             squashed = squashed_loss(values_of(output), fresh)
         # Only of a bias that is added to the output itself is the gradient the sum of the output's.
         added = output is not None and _is_added_last(output, watched)
-        agreement = self._agreement(watched, optimizer, moved, fresh) if added else (math.nan, math.nan)
-        self.backwards.append([row[13], row[0], moved, left, *rates, change, float(number), squashed, *agreement])
+        agreement, summed = self._agreement(watched, optimizer, moved, fresh)
+        if not added:
+            # Nothing but that it is the sum of all so far: of whatever is made of it, that would be no accident.
+            agreement, summed = math.nan, summed if summed == 1.0 else math.nan
+        self.backwards.append(
+            [row[13], row[0], moved, left, *rates, change, float(number), squashed, agreement, summed]
+        )
 
     def _looks_at_pass(self) -> bool:
         """Whether this pass is looked at: all of the first ones, later whole stretches drawn by chance.
@@ -697,17 +703,17 @@ class Recorder:
         self.passes[optimizer] = self.passes.get(optimizer, 0) + 1
 
     def _change_elsewhere(self, module: nn.Module) -> float:
-        """Root mean square change of one more parameter of the model, drawn once by chance."""
-        followed = self.followed.get(id(module))
-        if followed is None:
-            trained = [p for p in module.parameters() if p.requires_grad]
-            drawn = self.random.choice(trained)
+        """Root mean square change of one more parameter of the model, drawn by chance and now and then anew."""
+        followed, change = self.followed.get(id(module)), 0.0
+        if followed is not None:
+            parameter, before = followed
+            now = values_of(parameter)
+            self.followed[id(module)] = (parameter, now)
+            change = rms(now - before) if now.shape == before.shape else 0.0
+        if followed is None or self.random.random() < _FOLLOWS_ANOTHER:
+            drawn = self.random.choice([p for p in module.parameters() if p.requires_grad])
             self.followed[id(module)] = (drawn, values_of(drawn))
-            return 0.0
-        parameter, before = followed
-        now = values_of(parameter)
-        self.followed[id(module)] = (parameter, now)
-        return rms(now - before) if now.shape == before.shape else 0.0
+        return change
 
     def _agreement(
         self, bias: torch.Tensor, optimizer: Optimizer | None, moved: bool, fresh: np.ndarray

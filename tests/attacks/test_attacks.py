@@ -37,9 +37,12 @@ FORGERIES = (
     "kitchen_sink",
     "fake_frames_into_every_pipe",
     "canned_history",
+    "mu_watched",
 )
 HONEST = (
     "atexit_message",
+    "functional_call",
+    "profiler_of_one_epoch",
     "progress_thread",
     "sys_exit_at_end",
     "hooks_that_log",
