@@ -676,12 +676,9 @@ class Recorder:
         # Only of a bias that is added to the output itself is the gradient the sum of the output's.
         added = output is not None and _is_added_last(output, watched)
         agreement, summed = self._agreement(watched, optimizer, moved, fresh)
-        if not added:
-            # Nothing but that it is the sum of all so far: of whatever is made of it, that would be no accident.
-            agreement, summed = math.nan, summed if summed == 1.0 else math.nan
-        self.backwards.append(
-            [row[13], row[0], moved, left, *rates, change, float(number), squashed, agreement, summed]
-        )
+        # Whatever is made of it: that what was used is the sum of all so far, step after step, would be no accident.
+        told = (agreement if added else math.nan, summed)
+        self.backwards.append([row[13], row[0], moved, left, *rates, change, float(number), squashed, *told])
 
     def _looks_at_pass(self) -> bool:
         """Whether this pass is looked at: all of the first ones, later whole stretches drawn by chance.
