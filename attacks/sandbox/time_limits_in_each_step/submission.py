@@ -51,10 +51,7 @@ def frame(header, payload=b""):
 
 def attack():
     """Time limits in each step."""
-    found = sys._getframe()
-    while found is not None and "context" not in found.f_locals:
-        found = found.f_back
-    if found is not None and found.f_locals["context"].step == "calls":
+    if __name__ != "__main__":  # as in the first step alone
         time.sleep(100)
     print("attack: over", flush=True)
 
