@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from statistics import median
 from typing import Any
@@ -139,8 +139,9 @@ def _run_all(
         range_.measure_normal()
     with progress.counting(stderr(), "attacking") as count, ThreadPoolExecutor(jobs) as pool:
         count(0, len(chosen))
-        waiting = [pool.submit(range_.run, one, neighbour=beside[one.attack_class, one.name]) for one in chosen]
+        waiting: list[Future[Result]] = []
         try:
+            waiting += (pool.submit(range_.run, one, neighbour=beside[one.attack_class, one.name]) for one in chosen)
             for number, done in enumerate(as_completed(waiting), 1):
                 count(number, len(chosen))
                 _tell_failure(done.result())
