@@ -6,13 +6,11 @@ from flask import render_template, request
 
 from services.api.pages import gate
 from services.api.pages.desk import RECRUITERS, Desk, Entry
-from services.api.pages.invitations import DAY_S, STATES, default_days, most_days, whole
+from services.api.pages.invitations import DAY_S, STATES, default_days, most_days, shown_name, whole
 from services.api.pages.invited import address
 from services.api.pages.listing import next_link
-from services.api.pages.text import code_name
 from services.api.problems import ApiProblem
 from services.api.service import here
-from services.render import inert
 from services.store import Assessment, Candidate, NewInvitations
 
 desk = Desk(
@@ -50,10 +48,7 @@ def _page(made: tuple[Assessment, str] | None = None) -> str:
 
 def _name_of(one: Assessment) -> str:
     """The name to show, as blind as the submission's own page."""
-    candidate = one.candidate or {}
-    if gate.blind() or not candidate:
-        return code_name(one.submission_id or one.id)
-    return inert(candidate.get("name") or candidate.get("email") or candidate.get("external_id") or one.id, 80)
+    return shown_name(one.candidate, one.submission_id or one.id)
 
 
 @desk.page("POST", "/assessments/<assessment_id>/invitation", roles=RECRUITERS)

@@ -87,9 +87,14 @@ def _page(
 
 def name_of(invitation: Invitation) -> str:
     """The name to show for whoever was invited."""
-    candidate = invitation.candidate or {}
+    return shown_name(invitation.candidate, invitation.submission_id or invitation.id)
+
+
+def shown_name(known: Candidate | None, code: str) -> str:
+    """A candidate's name, or in blind review and for one who is forgotten the code name for `code`."""
+    candidate = known or {}
     if gate.blind() or not candidate:
-        return code_name(invitation.submission_id or invitation.id)
+        return code_name(code)
     return inert(candidate.get("name") or candidate.get("email") or candidate.get("external_id") or "", 80)
 
 
