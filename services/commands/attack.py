@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import collections
+import math
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from statistics import median
 from typing import Any
@@ -15,6 +16,7 @@ import click
 from sandbox.spec import Sandbox
 from services import progress
 from services.attacks import CLASSES, Attack, CorpusError, Range, Result, load_corpus
+from services.batch import Stop
 from services.commands.base import (
     INTERRUPTED,
     OK,
@@ -23,6 +25,7 @@ from services.commands.base import (
     Trouble,
     close_sandbox,
     examples,
+    interrupts,
     open_sandbox,
     plain_table,
     print_json,
@@ -32,6 +35,7 @@ from services.commands.base import (
 from services.render import inert
 
 CHALLENGE = "spiral"
+_POLL_S = 0.2  # another thread may get the signal, and a waiting main thread would not hear of it
 _SAMPLE = 10  # of attacks that are no sandbox attacks, every so many gets a neighbour
 
 
@@ -137,20 +141,26 @@ def _run_all(
     beside = dict(_with_neighbours(chosen, neighbour))
     if any(beside.values()):
         range_.measure_normal()
-    with progress.counting(stderr(), "attacking") as count, ThreadPoolExecutor(jobs) as pool:
+    stop = Stop(grace_s=math.inf)
+
+    def run(one: Attack) -> Result | None:
+        return None if stop.asked else range_.run(one, neighbour=beside[one.attack_class, one.name])
+
+    results: list[Result] = []
+    pool = ThreadPoolExecutor(jobs)
+    with interrupts(stop.ask, "waiting for the attacks under way"), progress.counting(stderr(), "attacking") as count:
         count(0, len(chosen))
-        waiting: list[Future[Result]] = []
+        waiting = {pool.submit(run, one) for one in chosen}
         try:
-            waiting += (pool.submit(range_.run, one, neighbour=beside[one.attack_class, one.name]) for one in chosen)
-            for number, done in enumerate(as_completed(waiting), 1):
-                count(number, len(chosen))
-                _tell_failure(done.result())
-        except BaseException as error:
+            while waiting and not stop.at_once:
+                done, waiting = wait(waiting, _POLL_S, FIRST_COMPLETED)
+                seen = [result for one in done if (result := one.result()) is not None]
+                results += seen
+                count(len(results), len(chosen))
+                for result in seen:
+                    _tell_failure(result)
+        finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            if not isinstance(error, KeyboardInterrupt):
-                raise
-            stderr().print("stopping as soon as the attacks that run now are over")
-    results = [done.result() for done in waiting if not done.cancelled()]
     order = {(a.attack_class, a.name): n for n, a in enumerate(chosen)}
     return sorted(results, key=lambda r: order[_key(r)]), range_.normal_s
 

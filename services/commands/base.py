@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
 import click
@@ -122,6 +125,33 @@ class Backend(Protocol):
     ) -> VerifyReport:
         """Check a challenge against programs whose bugs are known. `progress(done, total)`."""
         ...
+
+
+@contextmanager
+def interrupts(ask: Callable[[], None], words: str) -> Iterator[None]:
+    """As long as this lasts, SIGINT and SIGTERM call `ask`, which must not block.
+
+    An exception could be raised in the middle of anything, or be lost in a finalizer. `words` say what is
+    still waited for; nothing is changed outside the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    told = False
+
+    def take(_: int, __: FrameType | None) -> None:
+        nonlocal told
+        if not told:
+            told = True
+            os.write(2, f"\nassay: stopping; {words} (again to stop at once)\n".encode())
+        ask()
+
+    before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def open_sandbox(backend: Backend, choice: str | None, jobs: int = 0) -> Sandbox:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 
 import click
 
@@ -29,6 +26,7 @@ from services.commands.base import (
     challenge_option,
     close_sandbox,
     examples,
+    interrupts,
     jobs_at_a_time,
     jobs_option,
     open_sandbox,
@@ -196,7 +194,10 @@ def _grade_all(
 
     grader = Grader(challenge.slug, challenge.digest(), backend.grader_digest(), sandbox.name)
     stop = Stop(backend.settings.interrupt_grace_s)
-    with _interrupts(stop), progress.batch(stderr(), len(collection.items)) as on_done:
+    with (
+        interrupts(stop.ask, "waiting for the gradings under way"),
+        progress.batch(stderr(), len(collection.items)) as on_done,
+    ):
         return run_batch(
             collection.items,
             grade_one,
@@ -206,26 +207,6 @@ def _grade_all(
             stop=stop,
             on_done=on_done,
         )
-
-
-@contextmanager
-def _interrupts(stop: Stop) -> Iterator[None]:
-    """As long as this lasts, SIGINT and SIGTERM ask the batch to stop."""
-
-    def ask(_: int, __: FrameType | None) -> None:
-        if not stop.asked:
-            os.write(2, b"\nassay: stopping; waiting for the gradings under way (again to stop at once)\n")
-        stop.ask()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _sum_up(outcome: Outcome, total: int, kept: int, out: Path) -> None:

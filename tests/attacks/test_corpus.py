@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -221,17 +222,15 @@ def test_ctrl_c_ends_with_what_was_seen(monkeypatch: pytest.MonkeyPatch, as_json
         def run(self, attack: Attack, *, neighbour: bool) -> Result:
             begun.append(attack.name)
             if attack.name == names[1]:
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 time.sleep(0.5)  # the main thread takes it meanwhile
             failures = ("it got out",) if attack.name == names[0] else ()
             return Result(attack.name, attack.attack_class, attack.expect.title, failures)
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # even where it came ignored
     monkeypatch.setattr(command, "Range", Told)
     monkeypatch.setattr(command, "open_sandbox", lambda *_: Scripted(b"", CLEAN))
     chosen = [word for name in names for word in ("--only", name)]
     result = CliRunner().invoke(main, ["attack", *chosen, "--no-neighbour", "--jobs", "1", *["--json"] * as_json])
-    signal.signal(signal.SIGINT, before)
     assert result.exit_code == 130 and begun == names[:2]
     assert f"sandbox/{names[0]}: FAILED: it got out" in result.stderr
     assert "1 of 3 attacks were not run" in result.stderr
