@@ -32,7 +32,7 @@ INPUTS = ("Dockerfile", "agent.py", "bytecode.py", "seccomp.json")
 LOCKS = tuple(HERE.parent.parent / "requirements" / name for name in ("torch.txt", "torch-cuda.txt"))
 REPOSITORY = "assay-sandbox"
 SUITE = "bookworm"
-BASE_PACKAGES = ("python3.11", "libgomp1", "libstdc++6")
+BASE_PACKAGES = ("python3.11", "libgomp1", "libstdc++6", "libtcmalloc-minimal4")
 BASE_EXCLUDED = (
     "/usr/share/doc/*",
     "/usr/share/man/*",
@@ -150,7 +150,7 @@ def run_tool(command: Sequence[str], advice: str) -> None:
 
 def base(engine: Any, force: bool = False) -> str:
     """An image of Debian's Python 3.11 and the C++ and OpenMP run-time libraries. Raises BuildError."""
-    return debian_image(engine, f"assay-base:{SUITE}", BASE_PACKAGES, force=force)
+    return debian_image(engine, f"assay-base:{SUITE}-2", BASE_PACKAGES, force=force)
 
 
 def debian_image(
