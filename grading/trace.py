@@ -361,8 +361,12 @@ class Table:
         ]
 
     def epochs_of_rows(self) -> list[list[Matrix]]:
-        """The batches shown while training, epoch by epoch, as far as they were kept."""
+        """The batches shown while training, epoch by epoch, as far as they were kept.
+
+        A model that was tried out before the one that was trained is left out: seeds are set again after it.
+        """
         epochs: dict[float, list[Matrix]] = {}
+        models: dict[float, float] = {}
         call, segment, was_training = self.column(self.forwards, "call"), 0, False
         inside = bool((self.column(self.forwards, "context") == CONTEXTS["train"]).any())
         for index, row in enumerate(self.forwards):
@@ -372,8 +376,11 @@ class Table:
             was_training = trained or (was_training and inside and row[1] == CONTEXTS["train"])
             kept = self.rows.get(int(row[FORWARD_COLUMNS.index("serial")]))
             if trained and kept is not None and (row[1] == CONTEXTS["train"] or not inside):
-                epochs.setdefault(call[index] if inside else segment, []).append(kept)
-        return [epochs[key] for key in sorted(epochs)]
+                key = call[index] if inside else segment
+                epochs.setdefault(key, []).append(kept)
+                models.setdefault(key, row[FORWARD_COLUMNS.index("model")])
+        keys = sorted(epochs)
+        return [epochs[key] for key in keys[_tried_out([models[key] for key in keys]) :]]
 
     def validated_on_training_rows(self) -> float | None:
         """Share of the validation rows that were also trained on; None when not known."""
@@ -382,6 +389,15 @@ class Table:
         if not train or not shown:
             return None
         return sum(row in train for row in shown) / len(shown)
+
+
+def _tried_out(models: Sequence[float]) -> int:
+    """How many epochs of other models come before those of the one trained longest; 0 unless they are few."""
+    if not models:
+        return 0
+    longest = max(dict.fromkeys(models), key=models.count)
+    before = models.index(longest)
+    return before if models.count(longest) >= 3 * before else 0
 
 
 def _larger(first: Mapping[str, Any], second: Any) -> Mapping[str, Any]:

@@ -138,11 +138,11 @@ class Results:
 
     def __init__(self, out: Path, *, fresh: bool = False) -> None:
         self._out = out
-        self._journal_path = out.with_name(out.name + ".partial.jsonl")
         self._fresh = fresh
         self._begun = False
         with _disk_trouble(out):
             before = _read_results(out)
+            self._journal_path = out.with_name(out.name + ".partial.jsonl")
             self._journal = _open_locked(self._journal_path)
             try:
                 started_fresh, recorded = _read_journal(self._journal, self._journal_path)
@@ -151,6 +151,7 @@ class Results:
                 raise
         self.earlier = {} if fresh else {**({} if started_fresh else before), **recorded}
         self.reports = dict(self.earlier)
+        self._given_up = {name: r for name, r in {**before, **recorded}.items() if name not in self.earlier}
 
     def __enter__(self) -> Results:
         return self
@@ -181,8 +182,13 @@ class Results:
             self._append({"name": name, "report": json.loads(report.model_dump_json())})
         self.reports[name] = report
 
-    def compact(self) -> None:
-        """Write the results file anew from everything kept, and remove the journal."""
+    def compact(self, *, whole: bool) -> None:
+        """Write the results file anew from everything kept, and remove the journal.
+
+        A batch that did not come to its `whole` end keeps what a fresh one would have given up.
+        """
+        if not whole:
+            self.reports = {**self._given_up, **self.reports}
         if self._fresh and not self._begun:
             return  # nothing new to put in the old file's place
         with _disk_trouble(self._out):
@@ -295,7 +301,7 @@ def _read_journal(journal: IO[bytes], path: Path) -> tuple[bool, dict[str, Repor
             raise ValueError("of another version")
         entries = [json.loads(line) for line in lines[1:]]
         return bool(header["fresh"]), _REPORTS.validate_python({e["name"]: e["report"] for e in entries}, strict=False)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ResultsError(
             f"{path} is not the journal of an interrupted batch, or it is damaged",
             "It was left as it is. Move it away, or choose another --out.",
@@ -306,40 +312,41 @@ def _read_journal(journal: IO[bytes], path: Path) -> tuple[bool, dict[str, Repor
 
 
 class _Earlier:
-    """Hands out each earlier report at most once."""
+    """Finds earlier reports on the same bytes."""
 
     def __init__(self, reports: Mapping[str, Report], names: Iterable[str], grader: Grader) -> None:
         batch = frozenset(names)
         good = {name: report for name, report in reports.items() if grader.gave(report)}
-        self._same_name = {name: report for name, report in good.items() if name in batch}
         self._left_over = defaultdict[str, list[str]](list)
         for name, report in good.items():
             if name not in batch:
                 self._left_over[report.submission_sha256].append(name)
         self._reports = good
-        self._lock = threading.Lock()
 
-    def claim(self, name: str, sha256: str) -> tuple[str, Report] | None:
-        """A report on these bytes: under this name, or left by a file that is no longer there.
+    def find(self, name: str, sha256: str) -> tuple[str, Report] | None:
+        """A report on these bytes with its name: this one, or that of a file that this batch does not have.
 
-        The latter happens when a new file of the same base name made a name longer.
+        Of the latter, this very file under another name comes first.
         """
-        with self._lock:
-            report = self._same_name.pop(name, None)
-            if report is not None and report.submission_sha256 == sha256:
-                return name, report
-            if self._left_over[sha256]:
-                old = self._left_over[sha256].pop(0)
-                return old, self._reports[old]
-        return None
+        report = self._reports.get(name)
+        if report is not None and report.submission_sha256 == sha256:
+            return name, report
+        left_over = self._left_over.get(sha256, [])
+        old = next((old for old in left_over if _is_renamed(old, name)), next(iter(left_over), None))
+        return None if old is None else (old, self._reports[old])
+
+
+def _is_renamed(old: str, new: str) -> bool:
+    """Whether both are one file's: another of its base name makes a name longer by a folder or zip."""
+    return old.endswith(f"/{new}") or new.endswith(f"/{old}")
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a worker thread gives back; `claimed` names the earlier entry that it reuses."""
+    """What a worker thread gives back; `replaces` is the file's earlier name where that differs."""
 
     done: Done
-    claimed: str | None = None
+    replaces: str | None = None
 
 
 def run_batch(
@@ -384,7 +391,7 @@ def run_batch(
             on_done(answer.done)
     finally:
         stop.asked = True
-        results.compact()
+        results.compact(whole=len(done) == len(items))
     return Outcome(tuple(done), interrupted=len(done) < len(items))
 
 
@@ -408,10 +415,10 @@ def _answers(answers: queue.Queue[_Answer | None], workers: int, stop: Stop) -> 
 
 def _keep(answer: _Answer, results: Results) -> None:
     done = answer.done
-    if answer.claimed not in (None, done.name):
-        results.reports.pop(answer.claimed or "", None)
+    if answer.replaces is not None:
+        results.reports.pop(answer.replaces, None)
     if done.report is None:
-        results.reports.pop(done.name, None)  # an earlier report there is on other bytes
+        results.reports.pop(done.name, None)  # nothing says that an earlier report there is on these bytes
     elif done.reused:
         results.reports[done.name] = done.report
     else:
@@ -424,11 +431,13 @@ def _grade(item: Item, grade_one: GradeOne, earlier: _Earlier) -> _Answer:
     except UnusableFile as error:
         unread = error
         return _Answer(_attempt(item.name, lambda: unread_report(item.name, unread, grade_one)))
-    reusable = earlier.claim(item.name, hashlib.sha256(source).hexdigest())
+    except Exception as error:  # a thread that died of one file would leave the rest ungraded
+        return _Answer(_failed(item.name, error))
+    reusable = earlier.find(item.name, hashlib.sha256(source).hexdigest())
     if reusable is not None:
         old, report = reusable
         named = report if old == item.name else report.model_copy(update={"submission_name": item.name})
-        return _Answer(Done(item.name, named, reused=True), claimed=old)
+        return _Answer(Done(item.name, named, reused=True), replaces=old if _is_renamed(old, item.name) else None)
     return _Answer(_attempt(item.name, lambda: grade_one(Submission(name=item.name, source=source))))
 
 
@@ -441,8 +450,12 @@ def _attempt(name: str, make: Callable[[], Report]) -> Done:
             return Done(name, report)
         except Exception as error:
             if last:
-                return Done(name, None, error=f"{type(error).__name__}: {error}")
+                return _failed(name, error)
     raise AssertionError("unreachable")
+
+
+def _failed(name: str, error: Exception) -> Done:
+    return Done(name, None, error=f"{type(error).__name__}: {error}")
 
 
 def unread_report(name: str, problem: UnusableFile, grade_one: GradeOne) -> Report:

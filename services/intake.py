@@ -66,6 +66,7 @@ class Collection:
     items: tuple[Item, ...]
     refused: tuple[tuple[str, str], ...]
     passed_over: tuple[str, ...] = ()  # members of zips that are no programs
+    not_searched: tuple[tuple[str, str], ...] = ()  # links to folders and zips in folders, with the reason
     unpacked_bytes: int = 0  # of zips
 
 
@@ -84,21 +85,22 @@ def read_regular(path: Path, max_bytes: int, what: str = "submission") -> bytes:
         UnusableFile: a link, a folder, a device, a pipe; unreadable; too large.
         FileNotFoundError: nothing is there.
     """
-    _require_regular(os.lstat(path).st_mode)
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
+        _require_regular(os.lstat(path).st_mode)
         descriptor = os.open(path, flags)
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise UnusableFile(f"cannot be opened: {error.strerror}", "Make it readable and try again.") from error
+        advice = "Check its name, its rights and those of its folder, and try again."
+        raise UnusableFile(f"unreadable: {error.strerror}", advice) from error
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         _require_regular(status.st_mode)  # it may have been swapped since
         try:
             data = b"" if status.st_size > max_bytes else file.read(max_bytes + 1)
         except OSError as error:
-            raise UnusableFile(f"cannot be read: {error.strerror}", "Check the disk and try again.") from error
+            raise UnusableFile(f"unreadable: {error.strerror}", "Check the disk and try again.") from error
     size = max(status.st_size, len(data))
     if size > max_bytes:
         raise _too_large(what, size, max_bytes)
@@ -138,10 +140,11 @@ def collect(paths: Sequence[Path], limits: IntakeLimits) -> Collection:
     """
     found: dict[str, _Found] = {}
     refused: list[tuple[str, str]] = []
+    not_searched: dict[str, tuple[str, str]] = {}
     unpacked = _Unpacked(limits.archive_uncompressed_bytes)
     for path in paths:
         try:
-            for identity, item in _expand(path, limits, refused, unpacked):
+            for identity, item in _expand(path, limits, refused, not_searched, unpacked):
                 found.setdefault(identity, item)
                 if len(found) > limits.files:
                     raise Refused(f"more than {limits.files:,} submissions in one batch")
@@ -149,7 +152,14 @@ def collect(paths: Sequence[Path], limits: IntakeLimits) -> Collection:
             refused.append((printable_name(str(path)), str(error)))
     names = distinct_names([item.names for item in found.values()])
     items = (Item(name, item.load) for name, item in zip(names, found.values(), strict=True))
-    return Collection(tuple(items), tuple(refused), tuple(unpacked.passed_over), unpacked.used_bytes)
+    given = {_identity(path) for path in paths}
+    return Collection(
+        tuple(items),
+        tuple(refused),
+        tuple(unpacked.passed_over),
+        tuple(note for identity, note in not_searched.items() if identity not in given),
+        unpacked.used_bytes,
+    )
 
 
 def distinct_names(candidates: Sequence[tuple[str, ...]]) -> list[str]:
@@ -181,12 +191,16 @@ def _number_the_rest(names: list[str]) -> list[str]:
 
 
 def _expand(
-    path: Path, limits: IntakeLimits, refused: list[tuple[str, str]], unpacked: _Unpacked
+    path: Path,
+    limits: IntakeLimits,
+    refused: list[tuple[str, str]],
+    not_searched: dict[str, tuple[str, str]],
+    unpacked: _Unpacked,
 ) -> Iterator[tuple[str, _Found]]:
     """The submissions of one path of the command line, each with what tells it from the others."""
-    if path.is_dir():
-        yield from _folder(path, limits, refused)
-    elif path.name.casefold().endswith(".zip") and not path.is_symlink():
+    if os.path.isdir(path):  # Path.is_dir raises where a folder above may not be entered
+        yield from _folder(path, limits, refused, not_searched)
+    elif _is_zip(path.name) and not path.is_symlink():
         yield from list(_archive(path, limits, unpacked))  # all of it or, where it is refused, nothing
     else:
         yield _identity(path), _file(path, path.parent, limits)
@@ -211,15 +225,26 @@ def _names(root: str, relative: str) -> tuple[str, ...]:
     return tuple(printable_name(name) for name in (base, below, full))
 
 
-def _folder(root: Path, limits: IntakeLimits, refused: list[tuple[str, str]]) -> Iterator[tuple[str, _Found]]:
+def _folder(
+    root: Path, limits: IntakeLimits, refused: list[tuple[str, str]], not_searched: dict[str, tuple[str, str]]
+) -> Iterator[tuple[str, _Found]]:
     def note(error: OSError) -> None:
         refused.append((printable_name(str(error.filename)), f"cannot be listed: {error.strerror}"))
 
     for folder, folders, files in os.walk(root, onerror=note):
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in _SKIPPED_FOLDERS)
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        zips = [name for name in sorted(files) if _is_zip(name) and not name.startswith(_APPLE_DOUBLE)]
+        for names, why in ((links, "links to folders are not followed"), (zips, "zips in folders are not opened")):
+            for path in (Path(folder, name) for name in names):
+                not_searched[_identity(path)] = (printable_name(str(path)), f"{why}; give its own path")
         for name in sorted(filter(_is_submission, files)):
             path = Path(folder, name)
             yield _identity(path), _file(path, root, limits)
+
+
+def _is_zip(name: str) -> bool:
+    return name.casefold().endswith(".zip")
 
 
 def _is_submission(name: str) -> bool:

@@ -205,10 +205,11 @@ def timing_line(timing: Timing) -> str:
 def overview(reports: Mapping[str, Report]) -> Table:
     """One row for each report: its verdicts by number, rating, goal and time."""
     table = Table(box=None, padding=(0, 1), header_style="dim")
-    table.add_column("submission", overflow="ellipsis", no_wrap=True)
+    # The only one that gives way: all else is short and counts.
+    table.add_column("submission", overflow="fold")
     numbers = sorted({bug.number for one in reports.values() for bug in one.bugs})
     for number in numbers:
-        table.add_column(str(number), justify="center")
+        table.add_column(str(number), justify="center", no_wrap=True, min_width=1)
     table.add_column("rating", no_wrap=True)
     table.add_column("goal", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)

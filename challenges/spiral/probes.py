@@ -606,29 +606,39 @@ def _score_layers(model: nn.Module, x: torch.Tensor) -> tuple[Layers, int]:
     """The innermost layers that give the final scores; and how many columns the model's output has.
 
     One layer, the last with parameters whose output has as many columns as the model's, or all such together (experts
-    and what mixes them); or the last several, one a class or so, whose outputs beside each other are in the same order
-    as the model's. Whatever they are made to give, the model's answer has to follow.
+    and what mixes them, members of which one is drawn); or the last several, one a class or so, whose outputs beside
+    each other are in the same order as the model's. Whatever they are made to give, the model's answer has to follow.
     """
     calls: list[tuple[nn.Module, torch.Tensor]] = []
+    called: list[set[nn.Module]] = []
     handles = [
         m.register_forward_hook(lambda m, _, out: calls.append((m, out)))
         for m in model.modules()
         if _is_innermost(m) and m is not model
     ]
     kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
+    modes = [(module, module.training) for module in model.modules()]
     try:
         with torch.no_grad():
-            output = model(x.to(kind))
+            for training in (None, False, None, None):  # as handed over, but for one look at all that eval mode uses
+                for module, mode in modes:
+                    module.training = mode if training is None else training
+                before = len(calls)
+                output = model(x.to(kind))
+                called.append({m for m, out in calls[before:] if isinstance(out, torch.Tensor)})
     finally:
         for handle in handles:
             handle.remove()
+        for module, mode in modes:
+            module.training = mode
     classes = int(output.shape[-1])
     rows = [(m, _rows_of(out)) for m, out in calls if isinstance(out, torch.Tensor)]
     given = [(m, out) for m, out in rows if out.shape[:-1] == output.shape[:-1]]
     fitting = list(dict.fromkeys(m for m, out in given if out.shape == output.shape))
     if not fitting:
         return _split_heads(given, output), classes
-    for chosen in (fitting[-1:], fitting):
+    drawn = any(m not in some for m in fitting for some in called)  # which of them answers is another matter each time
+    for chosen in (fitting,) if drawn else (fitting[-1:], fitting):
         layers = [(m, slice(0, classes)) for m in chosen]
         if _answer_follows(model, x.to(kind), layers, classes):
             return layers, classes
@@ -730,7 +740,7 @@ def _ghost_run(context: Any, *, available: bool) -> None:
         seen.append({**where, "inside": inside, "counts": counts, "type": type(module).__name__[:60]})
         if not computing:
             computing.append(module)
-            pretended.computing, pretended.brought_back = True, 0
+            pretended.computing, pretended.computed, pretended.brought_back = True, True, 0
         counted, trained = (sum(one[kind] for one in seen) for kind in ("counts", "inside"))
         if counted >= wanted or trained >= 3 * wanted or len(seen) >= 10 * wanted:
             raise StopProbe

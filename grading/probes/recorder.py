@@ -17,13 +17,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import itertools
 import math
 import random
 import sys
 import threading
 import types
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -38,7 +39,7 @@ from torch.utils.data import DataLoader
 from grading.probes import inplace
 from grading.probes.columns import BACKWARD_COLUMNS, CONTEXTS, FORWARD_COLUMNS, STEP_COLUMNS
 from grading.probes.ledger import GradientLedger
-from grading.probes.values import cosine, on_simplex, rms, squashed_loss, values_of
+from grading.probes.values import cosine, levels_of, on_simplex, rms, squashed_loss, values_of
 
 _DROPOUT = nn.modules.dropout._DropoutNd
 MODE_LAYERS = (_DROPOUT, nn.modules.batchnorm._NormBase)
@@ -184,6 +185,7 @@ class Recorder:
         self.moving: tuple[Callable[[], torch.Tensor | None], torch.Tensor | None] | None = None
         self.step_depth = 0
         self.comparisons = 0
+        self.trains_others = False  # whether an optimizer holds what is no parameter of the model
         self.backwards: list[list[float]] = []
         self.passes: dict[int, int] = {}  # by number of the optimizer they worked for, those not looked at included
         self.looking = True
@@ -632,7 +634,8 @@ class Recorder:
     def _open_ledger(self, module: nn.Module) -> None:
         if self.ledger is not None:
             self.ledger.close()
-        parameters = [p for p in module.parameters() if p.requires_grad]
+        trained = itertools.chain(module.parameters(), module.buffers())  # which an optimizer takes as well
+        parameters = [p for p in trained if p.requires_grad and p.is_leaf]
         self.ledger_model = id(module)
         self.ledger = GradientLedger(parameters) if parameters else None
 
@@ -653,8 +656,9 @@ class Recorder:
         watched, other = _edge_parameter(module, last=True), _edge_parameter(module, last=False)
         if watched is None or other is None or not self._looks_at_pass():
             return
-        left_over = any(p.grad is not None and bool(p.grad.any()) for p in (watched, other)) or (
-            self.random.random() < 0.25 and any(p.grad is not None and bool(p.grad.any()) for p in module.parameters())
+        left_over = _any_gradient((watched, other)) or (
+            (self.random.random() < 0.25 or self.trains_others)
+            and (_any_gradient(module.parameters()) or _any_gradient(self._trained_otherwise(module, output)))
         )
         value_now = values_of(watched)
         moved, change, rates = False, math.nan, (math.nan, math.nan)
@@ -679,6 +683,17 @@ class Recorder:
         # Whatever is made of it: that what was used is the sum of all so far, step after step, would be no accident.
         told = (agreement if added else math.nan, summed)
         self.backwards.append([row[13], row[0], moved, left, *rates, change, float(number), squashed, *told])
+
+    def _trained_otherwise(self, module: nn.Module, output: torch.Tensor | None) -> list[torch.Tensor]:
+        """What the output came from and an optimizer holds without its being a parameter of the model."""
+        own = {id(p) for p in module.parameters()}
+        leaves = [leaf for leaf in _leaves(output) if id(leaf) not in own]
+        if not leaves:
+            return []
+        held = {id(p) for made in self.made_optimizers for group in made.param_groups for p in group["params"]}
+        found = [leaf for leaf in leaves if id(leaf) in held]
+        self.trains_others = self.trains_others or bool(found)
+        return found
 
     def _looks_at_pass(self) -> bool:
         """Whether this pass is looked at: all of the first ones, later whole stretches drawn by chance.
@@ -792,9 +807,10 @@ class Recorder:
             # The newest count stands: a bounded window of kept graphs counts early on, not later.
             self.old_alive_now = sum(first <= s < middle for s in self.alive)
         token = Token(serial, self.alive, self.epoch)
-        node = _deepest_node(tensor)
-        if node is not None:
-            node.register_prehook(lambda _, tied=token: None)  # which the program cannot clear, as it can metadata
+        for level in levels_of(tensor):
+            node = _deepest_node(level)
+            if node is not None:
+                node.register_prehook(lambda _, tied=token: None)  # which the program cannot clear, as it can metadata
 
     def _wants_comparison(self, graph: bool) -> bool:
         """Whether a discreet watch spends an eval-mode forward here: on a few validations, drawn by chance."""
@@ -1193,6 +1209,22 @@ def _identity(value: torch.Tensor, *_: Any) -> torch.Tensor:
     return value
 
 
+def _any_gradient(tensors: Iterable[torch.Tensor]) -> bool:
+    return any(t.grad is not None and bool(t.grad.any()) for t in tensors)
+
+
+def _leaves(output: torch.Tensor | None) -> list[torch.Tensor]:
+    """What the graph of the output ends in."""
+    waiting: list[Any] = [output.grad_fn] if output is not None else []
+    seen: set[Any] = set()
+    while waiting and len(seen) < 500:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += (following for following, _ in node.next_functions)
+    return [node.variable for node in seen if hasattr(node, "variable")]
+
+
 def _deepest_node(tensor: torch.Tensor) -> Any:
     """The node of the tensor's graph that lives longest: whoever keeps any part of the graph keeps it.
 
@@ -1201,6 +1233,8 @@ def _deepest_node(tensor: torch.Tensor) -> Any:
     then the output's own node stands.
     """
     own: Any = tensor.grad_fn
+    if own is None:
+        return None
     node = own
     for _ in range(500):
         for following, _ in node.next_functions:
@@ -1209,7 +1243,7 @@ def _deepest_node(tensor: torch.Tensor) -> Any:
                 break
         else:
             break
-    if node is None or node is own:
+    if node is own:
         return own
     if _SEEN in node.metadata:
         return own
@@ -1244,7 +1278,11 @@ def _steps_taken(optimizer: Optimizer) -> int:
 
 def _statistics_version(layers: Sequence[nn.Module]) -> tuple[int, ...]:
     """How often the running statistics of each layer have been updated."""
-    counters = [layer._buffers.get("num_batches_tracked") for layer in layers if layer._buffers]
+    counters = [
+        layer._buffers["num_batches_tracked"]
+        for layer in layers
+        if "num_batches_tracked" in layer._buffers  # traced by torch.jit it is no dict
+    ]
     return tuple([int(c) for c in counters if isinstance(c, torch.Tensor) and c.numel() == 1])
 
 

@@ -34,6 +34,16 @@ def values_of(tensor: torch.Tensor) -> np.ndarray:
         return np.empty(0)
 
 
+def levels_of(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The tensor, and inside torch.func.grad and the like what it wraps: each level has a graph of its own."""
+    levels = [tensor]
+    if _functorch.peek_interpreter_stack() is not None:
+        with temporarily_clear_interpreter_stack():
+            while _functorch.is_gradtrackingtensor(levels[-1]):
+                levels.append(_functorch.get_unwrapped(levels[-1]))
+    return levels
+
+
 def _copied(tensor: torch.Tensor) -> np.ndarray:
     with torch._C.DisableTorchFunctionSubclass():
         plain = tensor.detach()

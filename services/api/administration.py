@@ -58,7 +58,12 @@ def create_key(body: KeyGiven) -> Result:
     """Make an API key."""
     if len(set(body.scopes)) != len(body.scopes):
         raise ApiProblem(422, "A scope is given twice.", "invalid-request", [("/scopes", "given twice")])
-    made, secret = here().store.create_key(body.name, body.scopes, microseconds(body.expires_at), actor=actor())
+    store, expires_us = here().store, microseconds(body.expires_at)
+    if expires_us is not None and expires_us <= store.now_us():
+        raise ApiProblem(
+            422, "The key would have expired already.", "invalid-request", [("/expires_at", "in the past")]
+        )
+    made, secret = store.create_key(body.name, body.scopes, expires_us, actor=actor())
     return KeyWithSecret.model_validate({**key_fields(made), "secret": secret}), 201
 
 

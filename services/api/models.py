@@ -264,7 +264,7 @@ class EventsQuery(Given):
 class CohortSubmission(Given):
     """One submission of a cohort as JSON; its challenge is the cohort's."""
 
-    source: str = Field(min_length=1)
+    source: str
     file_name: FileName = "submission.py"
     candidate: CandidateGiven | None = None
 

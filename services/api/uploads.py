@@ -6,13 +6,14 @@ zip is opened. Names are never used as paths: a zip is kept under a name of ours
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import io
 import json
 import struct
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -84,6 +85,12 @@ class Program:
     file_name: str
     source: bytes
     candidate: Candidate | None = None
+    container: str = ""  # name of the zip or the lines that it came in
+
+    def names(self) -> tuple[str, ...]:
+        """What it may be called, shortest first."""
+        longer = (f"{self.container}/{self.file_name}"[-_LONGEST_NAME:],) if self.container else ()
+        return (self.file_name, *longer)
 
 
 @dataclass
@@ -96,10 +103,8 @@ class Batch:
 
     def named_apart(self) -> Batch:
         """The same with names that differ, so that rows of an export do."""
-        names = distinct_names([(program.file_name,) for program in self.programs])
-        self.programs = [
-            Program(name, program.source, program.candidate) for name, program in zip(names, self.programs, strict=True)
-        ]
+        names = distinct_names([program.names() for program in self.programs])
+        self.programs = [replace(program, file_name=name) for name, program in zip(names, self.programs, strict=True)]
         return self
 
 
@@ -258,10 +263,13 @@ def _from_form() -> Batch:
 def _take_file(batch: Batch, file: FileStorage) -> None:
     shown = _clean_name(file.filename)
     kind = shown.casefold().rpartition(".")[2]
-    if kind == "zip":
-        found = _from_zip(file.stream, batch.unpacked_bytes)
-    elif kind in ("jsonl", "ndjson"):
-        found = _from_lines(file.stream)
+    if kind in ("zip", "jsonl", "ndjson"):
+        try:
+            found = _from_zip(file.stream, batch.unpacked_bytes) if kind == "zip" else _from_lines(file.stream)
+        except ApiProblem as problem:
+            problem.detail = f"{shown}: {problem.detail}"
+            raise
+        found.programs = [replace(program, container=shown) for program in found.programs]
     elif kind == "py":
         found = Batch()
         _add(found, Program(shown, file.stream.read(here().settings.max_submission_bytes + 1)))
@@ -294,6 +302,8 @@ def _from_lines(stream: IO[bytes]) -> Batch:
     batch = Batch()
     longest = here().settings.api_max_submission_request_bytes
     for number, line in enumerate(_lines(stream, longest), start=1):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)  # as editors on Windows put it
         if not line.strip():
             continue
         try:

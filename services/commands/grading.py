@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -42,6 +43,7 @@ from services.settings import Settings
 
 _SAMPLES = ("untouched", "half_mended_trainer_style", "half_mended_functional_style", "solution", "forgery")
 _TABLE_ROWS = 60  # a batch with more submissions is summed up without its table
+_PASSED_OVER_LINES = 20
 
 
 def _hex_seed(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
@@ -82,9 +84,9 @@ def grade(
     """
     backend: Backend = ctx.obj
     challenge = backend.challenge(slug)
-    if out is not None and not out.parent.is_dir():
-        raise Trouble(f"there is no folder {out.parent}", "Make it, or choose another --out.")
     source, problem = read_submission(file, backend.settings.max_submission_bytes)
+    if out is not None:
+        _require_harmless(out, file)
     sandbox = open_sandbox(backend, choice)
     submission = Submission(name=printable_name(file.name), source=source)
     with progress.steps(stderr(), f"grading {file.name}") as listener:
@@ -94,12 +96,41 @@ def grade(
 
         report = unread_report(submission.name, problem, grade_one) if problem else grade_one(submission)
     if out is not None:
-        write_atomically(out, json.dumps(report_json(report), indent=2).encode() + b"\n")
+        data = json.dumps(report_json(report), indent=2).encode() + b"\n"
+        if _is_stream(out):
+            out.write_bytes(data)
+        else:
+            write_atomically(out, data)
     if as_json:
         print_json(report_json(report))
     else:
         stdout().print(render.full_report(report, challenge.manifest))
     ctx.exit(OK if report.outcome == "graded" else UNUSABLE)
+
+
+def _require_harmless(out: Path, file: Path) -> None:
+    """See that the report takes nothing's place but an earlier file's.
+
+    Raises:
+        Trouble: it would, or there is no folder for it.
+    """
+    if not os.path.isdir(out.parent):
+        raise Trouble(f"there is no folder {out.parent}", "Make it, or choose another --out.")
+    if not os.path.lexists(out) or _is_stream(out):
+        return
+    if out.is_symlink() or not out.is_file():
+        raise Trouble(f"{out} is not a regular file, and only those are replaced", "Choose another --out.")
+    if out.samefile(file):
+        raise Trouble(f"{out} is the submission itself", "Choose another --out.")
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether it is written into and not replaced: a terminal, a pipe, /dev/null."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)
 
 
 # --- batches ---------------------------------------------------------------------------
@@ -141,8 +172,8 @@ def batch(
     """Grade files, folders and zips into one results file.
 
     Folders are searched for .py files of any name. Each submission goes by its file name,
-    or by its path where names collide. Interrupt it when you like: the same command goes on
-    where it stopped, and does not grade again what it has graded.
+    or by its path where names collide. Interrupt it when you like: the same command, without
+    --fresh, goes on where it stopped, and does not grade again what it has graded.
 
     Exit code: 0 every submission has a report, 2 bad usage, 3 a path was refused, 4 some
     could not be graded for reasons of the infrastructure, 130 interrupted.
@@ -158,7 +189,7 @@ def batch(
         outcome = _grade_all(backend, challenge, sandbox, collection, results, jobs)
         kept = len(results.reports.keys() - outcome.reports.keys())
     _sum_up(outcome, len(collection.items), kept, out)
-    _complain(outcome, collection)
+    _complain(outcome, collection, fresh=not resume)
     if outcome.interrupted:
         ctx.exit(INTERRUPTED)
     ctx.exit(INFRASTRUCTURE if outcome.failures else UNUSABLE if collection.refused else OK)
@@ -177,6 +208,7 @@ def _collect(paths: Sequence[Path], settings: Settings) -> Collection:
     )
     collection = collect(paths, limits)
     if not collection.items and not collection.refused:
+        _name_passed_over(collection)
         raise Trouble("no .py file found", "Give files, zips, or folders that hold some.")
     return collection
 
@@ -219,12 +251,24 @@ def _sum_up(outcome: Outcome, total: int, kept: int, out: Path) -> None:
     click.echo(f"written to {render.inert(str(out))}{others}")
 
 
-def _complain(outcome: Outcome, collection: Collection) -> None:
+def _name_passed_over(collection: Collection) -> None:
+    notes = [*collection.not_searched, *((name, "not a .py file") for name in collection.passed_over)]
+    for name, why in notes[:_PASSED_OVER_LINES]:
+        click.echo(f"assay: passed over {render.inert(name)}: {why}", err=True)
+    if len(notes) > _PASSED_OVER_LINES:
+        click.echo(f"assay: passed over {len(notes) - _PASSED_OVER_LINES:,} more", err=True)
+
+
+def _complain(outcome: Outcome, collection: Collection, *, fresh: bool) -> None:
+    _name_passed_over(collection)
     for path, reason in collection.refused:
         click.echo(f"assay: refused {render.inert(path)}: {render.inert(reason)}", err=True)
     for failure in outcome.failures:
         click.echo(f"assay: no report for {render.inert(failure.name)}: {render.inert(failure.error)}", err=True)
-    if outcome.interrupted:
+    if outcome.interrupted and fresh:
+        click.echo("assay: interrupted; what was not graded anew keeps its earlier report", err=True)
+        click.echo("       Run it again without --fresh to go on, with it to begin anew.", err=True)
+    elif outcome.interrupted:
         click.echo("assay: interrupted; the same command goes on from here", err=True)
     elif outcome.failures:
         click.echo("       The same command takes these up again and reuses the rest.", err=True)

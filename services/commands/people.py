@@ -39,8 +39,7 @@ def create(backend: Backend, email: str, role: Role, name: str, password_stdin: 
     The password goes to stdout and all else to stderr. Exit code: 0, 2 for an address or password that will not
     do or is taken, 4 where the database does not answer.
     """
-    given = sys.stdin.readline().rstrip("\n") if password_stdin else ""
-    password = given or secrets.token_urlsafe(_PASSWORD_BYTES)
+    password = _password_from_stdin() if password_stdin else secrets.token_urlsafe(_PASSWORD_BYTES)
     with known_store(backend.settings) as store:
         try:
             user = store.create_user(email, name, role, password, actor=_ACTOR)
@@ -49,6 +48,14 @@ def create(backend: Backend, email: str, role: Role, name: str, password_stdin: 
     click.echo(f"{user.id}: {user.email} signs in as {user.role}", err=True)
     if not password_stdin:
         click.echo(password)
+
+
+def _password_from_stdin() -> str:
+    """Its first line. Raises Trouble."""
+    given = sys.stdin.readline().rstrip("\r\n")
+    if not given:
+        raise Trouble("there is no password on stdin", "Give one, or leave out --password-stdin to have one made.")
+    return given
 
 
 @users.command("list")

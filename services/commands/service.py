@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 import click
+from pydantic import TypeAdapter, ValidationError
 
 from services.commands.base import INFRASTRUCTURE, WANTING, Backend, Trouble, examples, plain_table, print_json, stdout
 from services.commands.work import open_store
@@ -118,7 +120,9 @@ def create(backend: Backend, name: str, scopes: tuple[str, ...], expires_days: i
     """Make a key and print its secret, this once: only a hash is kept.
 
     The secret goes to stdout and all else to stderr, so it can go to where it is needed unseen.
+    Exit code: 0, 2 for a name that will not do, 4 where the database does not answer.
     """
+    _require_name(name)
     with known_store(backend.settings) as store:
         chosen = [scope for scope in SCOPES if scope in scopes]
         expires_us = None if expires_days is None else store.now_us() + expires_days * _DAY_US
@@ -129,6 +133,17 @@ def create(backend: Backend, name: str, scopes: tuple[str, ...], expires_days: i
     until = f", until {iso(key.expires_us)}" if key.expires_us else ""
     click.echo(f"{key.id}: {inert(key.name, 80)} may {', '.join(key.scopes)}{until}", err=True)
     click.echo(secret)
+
+
+def _require_name(name: str) -> None:
+    """Take what the API takes. Raises Trouble."""
+    from services.api.models import Words  # brings all of Flask, which no other command here needs
+
+    try:
+        TypeAdapter(Words).validate_python(name)
+    except ValidationError as error:
+        advice = "A name has 1 to 200 characters and no control characters."
+        raise Trouble(f"the name {inert(name, 80)!r} will not do", advice) from error
 
 
 @keys.command("list")
@@ -142,6 +157,7 @@ def list_keys(backend: Backend, as_json: bool) -> None:
         print_json([_as_json(key) for key in found])
         return
     table = plain_table("key", "name", "starts with", "scopes", "state", "last used")
+    table.columns[0].no_wrap = True  # an id is there to be copied
     for key in found:
         last = iso(key.last_used_us) if key.last_used_us else "never"
         table.add_row(
@@ -193,8 +209,11 @@ def verify(backend: Backend, head: str | None) -> None:
 
     Prints the hash of the newest line. Keep it where the database's administrators cannot write: with --head
     the check also finds a log that was written anew as a whole.
-    Exit code: 0, 1 where the log is not what was written, 4 where the database does not answer.
+    Exit code: 0, 1 where the log is not what was written, 2 where HASH is none, 4 where the database does not
+    answer.
     """
+    if head is not None and not re.fullmatch("[0-9a-f]{64}", head):
+        raise Trouble(f"{inert(head, 80)!r} is no hash", "Give the 64 digits that `assay audit verify` printed.")
     with known_store(backend.settings) as store:
         newest = store.audit_log(limit=1).items
         problem = store.verify_audit(head)

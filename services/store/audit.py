@@ -38,7 +38,7 @@ def append(
     last = session.execute(select(AuditRow.seq, AuditRow.hash).order_by(AuditRow.seq.desc()).limit(1)).one_or_none()
     seq, previous = (last.seq + 1, last.hash) if last else (1, _FIRST)
     actor, action, subject = clean(actor), clean(action), clean(subject)
-    told = json.dumps(dict(detail or {}), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    told = _told(detail or {})
     digest = _hash(seq, now_us, actor, action, subject, told, previous)
     values = {"actor": actor, "action": action, "subject": subject, "detail": told, "previous_hash": previous}
     session.execute(insert(AuditRow).values(seq=seq, at_us=now_us, hash=digest, **values))
@@ -107,6 +107,12 @@ def _hash(seq: int, at_us: int, *words: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _told(detail: Mapping[str, Any]) -> str:
+    """`detail` as JSON that any answer can repeat: escaped, a lone surrogate would pass `clean` and come back."""
+    text = json.dumps(dict(detail), ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return clean(text)
+
+
 def _entry(row: AuditRow) -> AuditEntry:
     return AuditEntry(
         seq=row.seq,
@@ -114,7 +120,7 @@ def _entry(row: AuditRow) -> AuditEntry:
         actor=row.actor,
         action=row.action,
         subject=row.subject,
-        detail=json.loads(row.detail),
+        detail=json.loads(_told(json.loads(row.detail))),  # older lines may hold lone surrogates
         previous_hash=row.previous_hash,
         hash=row.hash,
     )

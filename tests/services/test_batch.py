@@ -152,6 +152,29 @@ class TestResume:
         assert fixed(desk) == {"anna/main.py": 1, "bert/main.py": 2}
         assert results(desk)["anna/main.py"].submission_name == "anna/main.py"
 
+    def test_a_copy_under_another_name_takes_nobodys_report_away(self, desk):
+        desk.write("mon/alice.py", b"fixed=1")
+        desk.write("tue/bob.py", b"fixed=1")
+        desk("batch", "mon", "--challenge", "spiral")
+        desk.graded_names()
+        result = desk("batch", "tue", "--challenge", "spiral")
+        assert desk.graded_names() == []
+        assert fixed(desk) == {"alice.py": 1, "bob.py": 1}
+        assert {name: report.submission_name for name, report in results(desk).items()} == {
+            "alice.py": "alice.py",
+            "bob.py": "bob.py",
+        }
+        assert "beside 1 earlier reports that were kept" in result.stdout
+
+    def test_a_file_under_a_longer_name_is_found_before_a_copy(self, desk):
+        for name in ("mon/copy.py", "mon/main.py"):
+            desk.write(name, b"fixed=1")
+        desk("batch", "mon", "--challenge", "spiral")
+        for name in ("tue/anna/main.py", "tue/bert/main.py"):
+            desk.write(name, b"fixed=1")
+        desk("batch", "tue", "--challenge", "spiral")
+        assert sorted(results(desk)) == ["anna/main.py", "bert/main.py", "copy.py"]
+
     def test_reports_of_other_files_are_kept_and_counted(self, desk):
         desk.write("a.py", b"fixed=1")
         desk.write("b.py", b"fixed=2")
@@ -200,6 +223,25 @@ class TestInterrupts:
         assert desk(*BATCH).exit_code == 0
         assert len(desk.graded_names()) == 3
         assert len(results(desk)) == 6
+
+    def test_an_interrupted_fresh_batch_keeps_what_it_did_not_reach(self, desk):
+        for name in "abc":
+            desk.write(f"in/{name}.py", b"fixed=1")
+        desk.write("other.py", b"fixed=5")
+        desk(*BATCH, "other.py")
+        desk.write("in/a.py", b"fixed=2")
+
+        def interrupt(submission):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)
+
+        desk.backend.on_grade = interrupt
+        result = desk(*BATCH, "--fresh", "--jobs", "1")
+        assert result.exit_code == 130
+        assert fixed(desk) == {"a.py": 2, "b.py": 1, "c.py": 1, "other.py": 5}
+        assert "beside 3 earlier reports that were kept" in result.stdout
+        assert "Run it again without --fresh to go on" in result.stderr
+        assert "the same command goes on" not in result.stderr
 
     def test_a_second_interrupt_does_not_wait(self, desk):
         desk.write("in/a.py")
@@ -272,19 +314,22 @@ class TestForeignFiles:
         assert desk.graded_names() == []
 
     @pytest.mark.parametrize(
-        "content", [b"hello\n", b'{"assay_batch": 9}\n', b'{"assay_batch": 1, "fresh": false}\n{}\n']
+        "content",
+        [b"hello\n", b'{"assay_batch": 9}\n', b'{"assay_batch": 1, "fresh": false}\n{}\n', b"[" * 100_000 + b"\n"],
+        ids=["text", "another version", "no entry", "too deep"],
     )
     def test_a_journal_that_is_none_is_left_as_it_is(self, desk, content):
         desk.write("in/a.py")
         path = desk.write("results.json.partial.jsonl", content)
         result = desk(*BATCH)
         assert result.exit_code == 2
+        assert "it is damaged" in result.stderr
         assert path.read_bytes() == content
 
     def test_out_that_is_a_folder_or_a_link_is_refused(self, desk):
         desk.write("in/a.py")
         (desk.folder / "link.json").symlink_to("elsewhere.json")
-        for out in ("in", "link.json", "no/such/folder.json"):
+        for out in ("in", "link.json", "no/such/folder.json", ".", ""):
             assert desk(*BATCH, "--out", out).exit_code == 2
         assert desk.graded_names() == []
 
@@ -303,7 +348,44 @@ class TestForeignFiles:
             Results(out)
 
 
+class TestPassedOver:
+    def test_what_is_not_taken_is_told_and_changes_no_exit_code(self, desk):
+        desk.write("in/a.py")
+        desk.write("in/more\x1b.zip")
+        with zipfile.ZipFile(desk.folder / "in.zip", "w") as archive:
+            archive.writestr("b.py", b"x")
+            archive.writestr("program.txt", b"x")
+        result = desk(*BATCH, "in.zip")
+        assert result.exit_code == 0
+        assert "assay: passed over in/more\\x1b.zip: zips in folders are not opened" in result.stderr
+        assert "assay: passed over program.txt: not a .py file" in result.stderr
+
+    def test_only_the_first_twenty_are_named(self, desk):
+        for n in range(23):
+            desk.write(f"in/{n}.zip")
+        result = desk(*BATCH)
+        assert result.exit_code == 2  # no .py file found
+        assert result.stderr.count("zips in folders") == 20
+        assert "assay: passed over 3 more" in result.stderr
+
+
 class TestFailures:
+    @pytest.mark.parametrize("jobs", [1, 2])
+    def test_a_load_that_fails_ends_no_thread(self, tmp_path, make_report, jobs):
+        broken = [Item(f"{n}.py", raiser(RuntimeError("lost"))) for n in range(jobs)]
+        with Results(tmp_path / "r.json") as opened:
+            outcome = run_batch(
+                [*broken, Item("a.py", lambda: b"fixed=1")],
+                lambda submission: make_report(submission.name, submission.source),
+                opened,
+                Grader("spiral", "c", "g", "docker"),
+                jobs=jobs,
+                stop=Stop(1.0),
+            )
+        assert not outcome.interrupted
+        assert {one.error for one in outcome.failures} == {"RuntimeError: lost"}
+        assert list(outcome.reports) == ["a.py"]
+
     def test_a_sandbox_failure_is_retried_once(self, desk):
         desk.write("in/a.py", b"fixed=3")
 

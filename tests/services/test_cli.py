@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from types import SimpleNamespace
 
 import jsonschema
@@ -54,6 +55,55 @@ class TestGrade:
         desk.write("a.py")
         assert desk(*GRADE, "--out", "report.json").exit_code == 0
         assert Report.model_validate_json((desk.folder / "report.json").read_bytes()).submission_name == "a.py"
+
+    @pytest.mark.parametrize(
+        ("make", "words"),
+        [
+            (lambda path: path.symlink_to("elsewhere.json"), "not a regular file"),
+            (lambda path: os.mknod(path, stat.S_IFSOCK), "not a regular file"),
+            (lambda path: path.hardlink_to(path.parent / "a.py"), "the submission itself"),
+        ],
+        ids=["link", "socket", "submission"],
+    )
+    def test_out_takes_the_place_of_nothing_but_a_report(self, desk, make, words):
+        desk.write("a.py")
+        make(desk.folder / "out")
+        before = os.lstat(desk.folder / "out")
+        result = desk(*GRADE, "--out", "out")
+        assert result.exit_code == 2
+        assert words in result.stderr
+        assert "choose another --out" in result.stderr.casefold()
+        assert os.lstat(desk.folder / "out").st_ino == before.st_ino
+        assert desk.graded_names() == []
+
+    @pytest.mark.parametrize("out", ["a.py", "./a.py", ""])
+    def test_out_is_never_the_submission_or_a_folder(self, desk, out):
+        path = desk.write("a.py", b"fixed=1")
+        assert desk(*GRADE, "--out", out).exit_code == 2
+        assert path.read_bytes() == b"fixed=1"
+
+    def test_an_earlier_report_is_replaced(self, desk):
+        desk.write("a.py")
+        desk.write("report.json", b"old")
+        assert desk(*GRADE, "--out", "report.json").exit_code == 0
+        Report.model_validate_json((desk.folder / "report.json").read_bytes())
+
+    def test_out_that_is_a_pipe_is_written_into(self, desk):
+        desk.write("a.py")
+        os.mkfifo(desk.folder / "pipe")
+        reader = os.open(desk.folder / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            assert desk(*GRADE, "--out", "pipe").exit_code == 0
+            assert Report.model_validate_json(os.read(reader, 1 << 20)).submission_name == "a.py"
+        finally:
+            os.close(reader)
+        assert (desk.folder / "pipe").is_fifo()
+
+    def test_out_may_be_a_device(self, desk):
+        desk.write("a.py")
+        (desk.folder / "null").symlink_to("/dev/null")  # were it replaced, it would be this link
+        assert desk(*GRADE, "--out", "null").exit_code == 0
+        assert (desk.folder / "null").is_char_device()
 
     def test_the_secret_seed_is_handed_on(self, desk):
         desk.write("a.py")
@@ -113,6 +163,11 @@ class TestGrade:
         assert result.exit_code == 3
         assert words in result.stderr
         assert len(result.stderr.splitlines()) == 2
+
+    def test_a_name_that_no_disk_can_hold_is_3(self, desk):
+        result = desk("grade", "a" * 300 + ".py", "--challenge", "spiral")
+        assert result.exit_code == 3
+        assert "is unreadable: File name too long" in result.stderr
 
     def test_a_device_is_3(self, desk):
         assert desk("grade", "/dev/zero", "--challenge", "spiral").exit_code == 3

@@ -153,6 +153,22 @@ class TestFolders:
         with pytest.raises(UnusableFile, match="symbolic link"):
             by_name["link.py"].load()
 
+    def test_links_to_folders_and_zips_in_folders_are_told(self, folder):
+        put(folder, "in/a.py", "in/sub/more.ZIP", "in/notes.txt", "in/._more.zip", "other/b.py")
+        (folder / "in" / "link").symlink_to(folder / "other")
+        assert collect([Path("in")], LIMITS).not_searched == (
+            ("in/link", "links to folders are not followed; give its own path"),
+            ("in/sub/more.ZIP", "zips in folders are not opened; give its own path"),
+        )
+
+    def test_what_was_given_by_its_own_path_was_not_passed_over(self, folder):
+        put(folder, "in/a.py", "other/b.py")
+        make_zip(folder / "in" / "more.zip", [("c.py", b"x")])
+        (folder / "in" / "link").symlink_to(folder / "other")
+        collection = collect([Path("in"), Path("in/link"), Path("in/more.zip")], LIMITS)
+        assert collection.not_searched == ()
+        assert sorted(item.name for item in collection.items) == ["a.py", "b.py", "c.py"]
+
     def test_a_fifo_in_a_folder_blocks_nobody(self, folder):
         (folder / "in").mkdir()
         os.mkfifo(folder / "in" / "pipe.py")
@@ -189,15 +205,20 @@ class TestReading:
         with pytest.raises(UnusableFile, match="too large"):
             read_regular(Path("/proc/self/status"), 10)
 
-    def test_what_may_not_be_opened_is_unusable(self, folder, monkeypatch):
+    @pytest.mark.parametrize("call", ["lstat", "open"])
+    def test_what_may_not_be_opened_is_unusable(self, folder, monkeypatch, call):
         put(folder, "a.py")
 
         def refuse(*_: object) -> int:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(os, "open", refuse)
-        with pytest.raises(UnusableFile, match="Permission denied"):
+        monkeypatch.setattr(os, call, refuse)
+        with pytest.raises(UnusableFile, match=r"^unreadable: Permission denied$"):
             read_regular(Path("a.py"), 10)
+
+    def test_a_name_that_no_disk_can_hold_is_unusable(self):
+        with pytest.raises(UnusableFile, match="File name too long"):
+            read_regular(Path("a" * 300 + ".py"), 10)
 
 
 class TestZips:

@@ -20,10 +20,10 @@ HOSTILE = st.text(max_size=300) | st.text(
 )
 
 
-def printed(renderable: object) -> str:
+def printed(renderable: object, width: int = 100) -> str:
     """What a plain terminal without colours gets."""
     stream = io.StringIO()
-    Console(file=stream, width=100, markup=False, emoji=False, highlight=False).print(renderable)
+    Console(file=stream, width=width, markup=False, emoji=False, highlight=False).print(renderable)
     return stream.getvalue()
 
 
@@ -62,6 +62,18 @@ def test_no_report_reaches_the_terminal_unsafe(make_report, text, name):
         assert unsafe(printed(render.overview({name: report}))) <= {"\n"}
         assert unsafe(render.one_liner(report)) == set()
     assert unsafe(printed(render.explanation(forged, forged.bugs[0], text))) <= {"\n"}
+
+
+@pytest.mark.parametrize("width", [80, 110])
+def test_a_long_name_takes_nothing_from_verdicts_and_rating(make_report, width):
+    name = "n" * 75 + ".py"
+    report = make_report(name, b"fixed=3 forged")
+    shown = printed(render.overview({name: report, "b.py": make_report("b.py", b"fixed=8")}), width)
+    row = next(line for line in shown.splitlines() if "tampering?" in line)
+    assert (row.count("✔"), row.count("✘")) == (3, 5)
+    assert report.rating.rating in row and f"{report.timing.total_s:.1f} s" in row
+    assert "".join(shown.split()).count("n") >= 75, "the name is folded, not cut"
+    assert max(map(len, shown.splitlines())) <= width
 
 
 def test_rich_markup_of_a_submission_stays_text(make_report):

@@ -42,6 +42,11 @@ class TestKeys:
         problem(api("POST", "/keys", json={"name": "odd", "scopes": ["read"], "expires_at": moment}), 422)
         assert [one["name"] for one in api("GET", "/keys").json["data"]] == ["test"]
 
+    def test_an_expiry_in_the_past_is_refused(self, api: Api):
+        body = {"name": "late", "scopes": ["read"], "expires_at": "2020-01-01T00:00:00Z"}
+        told = problem(api("POST", "/keys", json=body), 422, "invalid-request")
+        assert told["errors"][0]["pointer"] == "/expires_at"
+
     def test_a_key_that_is_there_with_an_odd_expiry_is_still_listed(self, api: Api):
         for at_us in (-(10**17), 10**18):
             api.store.create_key("odd", ["read"], at_us)
@@ -76,6 +81,10 @@ class TestIntegrations:
 
 
 class TestAudit:
+    def test_a_lone_surrogate_does_not_stop_the_log(self, api: Api):
+        api.store.create_key("\udcff\udcfe", ["read"])
+        assert api("GET", "/audit").json["data"][0]["detail"]["name"] == "??"
+
     def test_changes_are_written_down_with_who(self, api: Api):
         (own,) = api("GET", "/keys").json["data"]
         name = api.submit()

@@ -51,6 +51,42 @@ class TestIn:
         assert response.json["accepted"] == 2
         problem(api("POST", "/cohorts?name=Spring", data=data, content_type=kind), 422)
 
+    def test_what_is_no_program_becomes_invalid(self, api: Api):
+        submissions = [{"source": ""}, {"source": "fixed=1"}]
+        body = {"name": "x", "challenge": "spiral", "submissions": submissions}
+        lines = b'{"source": ""}\n{"source": "fixed=1"}\n'
+        for response in (
+            api("POST", "/cohorts", json=body),
+            api("POST", "/cohorts?name=x&challenge=spiral", data=lines, content_type="application/x-ndjson"),
+        ):
+            assert response.json["accepted"] == 2
+            cohort = response.json["id"]
+            for one in api("GET", f"/submissions?cohort_id={cohort}").json["data"]:
+                api.grade(one["id"])
+            assert api("GET", f"/cohorts/{cohort}").json["counts"] == {"graded": 1, "invalid": 1}
+
+    def test_lines_may_begin_with_a_byte_order_mark(self, api: Api):
+        data = b"\xef\xbb\xbf" + LINES
+        response = api("POST", "/cohorts?name=x&challenge=spiral", data=data, content_type="application/x-ndjson")
+        assert response.json["accepted"] == 2
+
+    def test_the_bad_part_of_a_form_is_named(self, api: Api):
+        bad = {"bad.zip": b"no zip", "bad.jsonl": b'{"source": 5}\n', "worse.ndjson": b"{"}
+        for name, data in bad.items():
+            files = [(a_zip(MEMBERS), "all.zip"), (io.BytesIO(LINES), "l.jsonl"), (io.BytesIO(data), f"../{name}")]
+            response = api("POST", "/cohorts", data={"name": "x", "challenge": "spiral", "files": files})
+            assert response.json["detail"].startswith(f"{name}: ")
+
+    def test_parts_of_a_form_tell_programs_of_one_name_apart(self, api: Api):
+        files = [
+            (a_zip({"x.py": "fixed=1"}), "a.zip"),
+            (a_zip({"x.py": "fixed=2"}), "b.zip"),
+            (io.BytesIO(b'{"source": "fixed=3", "file_name": "x.py"}'), "c.jsonl"),
+            (io.BytesIO(b"fixed=4"), "x.py"),
+        ]
+        cohort = api("POST", "/cohorts", data={"name": "x", "challenge": "spiral", "files": files}).json
+        assert names(api, cohort["id"]) == ["a.zip/x.py", "b.zip/x.py", "c.jsonl/x.py", "x.py"]
+
     def test_bare_lines_are_read_in_large_pieces(self, api: Api):
         class Counting(io.BytesIO):
             reads = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable
 
@@ -98,6 +99,22 @@ def test_a_hash_kept_elsewhere_finds_a_log_that_was_written_anew(
     store.audit("eve", "test", "thing 0")
     assert store.verify_audit() is None, "in itself it holds"
     assert store.verify_audit(known_head=lines[2]) is not None
+
+
+def test_lone_surrogates_are_replaced_before_a_line_is_sealed(store: Store) -> None:
+    entry = store.audit("ada", "test", "thing", {"name\udcff": ["\ud800", "é"]})
+    assert entry.detail == {"name?": ["?", "é"]} == store.audit_log().items[0].detail
+    assert store.verify_audit() is None
+
+
+def test_an_older_line_with_a_lone_surrogate_is_told_and_still_holds(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("services.store.audit._told", json.dumps)
+        store.audit("ada", "test", "thing", {"name": "\udcff"})
+    assert store.audit_log().items[0].detail == {"name": "?"}
+    assert store.verify_audit() is None
 
 
 def test_an_empty_log_holds(store: Store) -> None:

@@ -42,20 +42,29 @@ def test_the_schema_goes_up_and_down(assay: Assay) -> None:
 
 def test_a_key_is_made_listed_and_revoked(assay: Assay, url: str) -> None:
     assay("db", "upgrade")
-    made = assay("keys", "create", "careers\x1b[2J", "--scope", "read", "--scope", "submit", "--expires-days", "3")
+    made = assay("keys", "create", "careers\u202e" * 3, "--scope", "read", "--scope", "submit", "--expires-days", "3")
     secret = made.stdout.strip()
     with contextlib.closing(Store.open(url)) as store:
         key = store.authenticate(secret)
     assert key is not None and key.scopes == ("submit", "read") and key.expires_us is not None
-    assert secret not in made.stderr and "\x1b" not in made.stderr
+    assert secret not in made.stderr and "\u202e" not in made.stderr
     listed = assay("keys", "list")
-    assert "live" in listed.stdout and "\x1b" not in listed.stdout and secret not in listed.stdout
+    assert key.id in listed.stdout, "whole, though it goes into a pipe"
+    assert "live" in listed.stdout and "\u202e" not in listed.stdout and secret not in listed.stdout
     assert assay("keys", "revoke", key.id).exit_code == 0
     (shown,) = json.loads(assay("keys", "list", "--json").stdout)
     assert shown["id"] == key.id and shown["revoked"] is not None
     assert assay("keys", "revoke", "key_none").exit_code == 2
     assert json.loads(assay("keys", "create", "x", "--scope", "read", "--json").stdout)["secret"].startswith("assay_")
     assert assay("keys", "create", "x").exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["\udcff\udcfe", "a\x1b[2J", "a\n", "", "x" * 201])
+def test_a_key_has_a_name_that_the_api_would_take(assay: Assay, name: str) -> None:
+    assay("db", "upgrade")
+    refused = assay("keys", "create", name, "--scope", "read")
+    assert refused.exit_code == 2 and "will not do" in refused.stderr and "\x1b" not in refused.stderr
+    assert json.loads(assay("keys", "list", "--json").stdout) == []
 
 
 def test_the_audit_log_is_shown_and_checked(assay: Assay, url: str) -> None:
@@ -67,6 +76,8 @@ def test_the_audit_log_is_shown_and_checked(assay: Assay, url: str) -> None:
     assert verified.exit_code == 0 and len(head) == 64
     assert assay("audit", "verify", "--head", head).exit_code == 0
     assert assay("audit", "verify", "--head", "0" * 64).exit_code == 1
+    for no_hash in ("", "0" * 63, head.upper() + "0", f"{head}\n"):
+        assert assay("audit", "verify", "--head", no_hash).exit_code == 2
     assert "key.create" in assay("audit", "log").stdout
     (line,) = json.loads(assay("audit", "log", "--json").stdout)
     assert (line["actor"], line["hash"]) == ("command line", head)
@@ -102,12 +113,18 @@ def test_people_are_let_in_and_out(assay: Assay, url: str) -> None:
     assert short.exit_code == 2 and "12 to 256" in short.stderr
     own = assay("users", "create", "bob@example.org", "--role", "admin", "--password-stdin", stdin="my own password\n")
     assert own.exit_code == 0 and not own.stdout and signs_in("my own password", "bob@example.org")
+    crlf = ("users", "create", "eve@example.org", "--role", "recruiter", "--password-stdin")
+    for nothing in ("", "\n", "\r\n"):
+        missing = assay(*crlf, stdin=nothing)
+        assert missing.exit_code == 2 and "no password on stdin" in missing.stderr
+    assert assay(*crlf, stdin="eve's own password\r\n").exit_code == 0
+    assert signs_in("eve's own password", "eve@example.org")
     listed = assay("users", "list")
     assert "ada@example.org" in listed.stdout and "\x1b" not in listed.stdout
     renewed = assay("users", "password", "ada@example.org").stdout.strip()
     assert signs_in(renewed) and not signs_in(password)
     assert assay("users", "disable", "ada@example.org").exit_code == 0 and not signs_in(renewed)
-    ada, _ = json.loads(assay("users", "list", "--json").stdout)
+    ada, *_ = json.loads(assay("users", "list", "--json").stdout)
     assert (ada["role"], ada["state"]) == ("admin", "disabled")
     assert assay("users", "enable", "ada@example.org").exit_code == 0 and signs_in(renewed)
     assert assay("users", "disable", "nobody@example.org").exit_code == 2
