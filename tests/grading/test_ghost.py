@@ -101,3 +101,15 @@ def test_cuda_begins_with_its_first_use(use: str) -> None:
         assert eval("torch.cuda.is_initialized()", program) is True
     with GhostDevice("a program", available=False):
         assert eval("torch.cuda.is_initialized()", program) is False
+
+
+def test_a_device_test_through_numpy_fails_as_on_a_real_gpu() -> None:
+    """Once a model computes it is forgiven, since more is seen of a program that goes on."""
+    program = {"__name__": "a program", "torch": torch}
+    with GhostDevice("a program", available=True) as ghost:
+        with pytest.raises(TypeError, match=r"Use Tensor\.cpu\(\)"):
+            eval("(torch.ones(2).to('cuda') * 2).numpy()", program)
+        assert eval("torch.ones(2).to('cuda').cpu().numpy().sum() == 2", program)
+        assert eval("torch.ones(2).numpy().sum() == 2", program)
+        ghost.computed = True
+        assert eval("torch.ones(2).to('cuda').numpy().sum() == 2", program)

@@ -275,6 +275,25 @@ def test_where_validate_is_hardly_called_what_main_measures_with_counts_too() ->
     assert _measured(own=2, calls_of_validate=0, rows_of_own=1) == 20
 
 
+@pytest.mark.parametrize(
+    ("models", "left"),
+    [
+        ([7, 1, 1, 1], 3),
+        ([7, 1, 1, 1, 2, 2], 5),  # what comes after the one trained longest stays
+        ([7, 1, 1], 3),  # too few to tell which is the training
+        ([1, 7, 1, 7, 1], 5),
+        ([1, 2, 3, 4], 4),
+        ([1, 1, 1, 7], 4),
+    ],
+)
+def test_a_model_tried_out_before_the_training_is_left_out(models: list[int], left: int) -> None:
+    forwards, rows = _forwards(*(("train", epoch + 1, True, epoch) for epoch in range(len(models))))
+    forwards[:, FORWARD_COLUMNS.index("model")] = models
+    nothing = np.zeros((0, 0))
+    epochs = Table(forwards, Steps(nothing), Backwards(nothing), rows, {}, {}).epochs_of_rows()
+    assert [int(epoch[0][0, 0]) for epoch in epochs] == list(range(len(models)))[-left:]
+
+
 def test_a_batch_shown_several_times_in_a_row_counts_once() -> None:
     """A closure or a second pass; of large batches, whose repetitions would pass for batches that stay together."""
     chance = np.random.default_rng(5)
