@@ -233,7 +233,7 @@ class TestInterrupts:
 
         def interrupt(submission):
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.3)
+            time.sleep(0.3)  # the main thread takes it meanwhile
 
         desk.backend.on_grade = interrupt
         result = desk(*BATCH, "--fresh", "--jobs", "1")
