@@ -22,7 +22,7 @@ from typing import Any
 
 from bench.accuracy import BUGS, CHALLENGE, Case, judge_case, shortened
 from challenges.spiral import mutations, styles
-from challenges.spiral.judge import GHOST, REAL_GPU
+from challenges.spiral.sights import GHOST, REAL_GPU
 from grading.engine import Submission, grade
 from grading.verdict import Report
 from grading.verify import planted_subsets

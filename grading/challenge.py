@@ -9,8 +9,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-# What a verdict hangs on; a challenge may split its judge over `data.py` and `words.py`.
-DECIDING_FILES = ("manifest.toml", "problem.py", "solution.py", "probes.py", "judge.py", "data.py", "words.py")
+# What a verdict hangs on; a challenge may split its judge over the files of the second line.
+DECIDING_FILES = (
+    *("manifest.toml", "problem.py", "solution.py", "probes.py", "judge.py"),
+    *("steps.py", "sights.py", "findings.py", "data.py", "words.py"),
+)
 CHALLENGES_ROOT = Path(__file__).resolve().parent.parent / "challenges"
 
 

@@ -12,8 +12,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from challenges.spiral import judge
+from challenges.spiral import findings, judge, sights
 from challenges.spiral.mutations import BUG_IDS, build
+from challenges.spiral.sights import MINI, RUN
+from challenges.spiral.steps import BATCHES
 from challenges.spiral.styles import GRAY, STYLES, Style, compose
 from grading import trace
 from grading.judgement import Sight
@@ -116,6 +118,22 @@ def _forgetting(every: int, unless: str = "") -> str:
     """Clears the gradients, but for one batch in `every`."""
     clearing = f"        if {unless}len(batch_losses) % {every} != {every - 1}:\n            optimizer.zero_grad()\n"
     return _with(SOLUTION, ("        optimizer.zero_grad()\n", clearing))
+
+
+def _climbing(climb: str, *, clears_before_it: bool) -> str:
+    """Each step takes its gradient where `climb` leads to (sharpness-aware minimisation)."""
+    twice = f"""        loss.backward()
+        trained = [p for p in model.parameters() if p.grad is not None]
+        with torch.no_grad():
+            climbs = [{climb} for p in trained]
+            torch._foreach_add_(trained, climbs)
+        optimizer.zero_grad()
+        criterion(model(inputs), labels).backward()
+        with torch.no_grad():
+            torch._foreach_sub_(trained, climbs)
+"""
+    first = () if clears_before_it else (("        optimizer.zero_grad()\n        outputs", "        outputs"),)
+    return _with(SOLUTION, *first, ("        loss.backward()\n", twice))
 
 
 def _hoarding(condition: str) -> str:
@@ -280,7 +298,7 @@ _CALL_KINDS = {"zero-grad": "value", "eval": "value", "no-grad": "value", "loss-
 _PLACED = "model = SpiralNet().to(device)\n"
 _FULL = "len(X_train) > 1000"
 _RUN_ONLY = ("zero-grad", "loss-leak", "eval", "no-grad", "shuffle", "lr")
-_WRONG_MODES: Mapping[str, Any] = {"seen": [[0, 0, 0, 0]] * judge.BATCHES}
+_WRONG_MODES: Mapping[str, Any] = {"seen": [[0, 0, 0, 0]] * BATCHES}
 
 CASES: tuple[Case, ...] = (
     Case("solution", SOLUTION, _vector(), VALUES),
@@ -372,6 +390,15 @@ CASES: tuple[Case, ...] = (
             tampering=None,
         )
         for n in (5, 8)
+    ),
+    *(
+        Case(
+            f"climbs by {climb}, {'clearing' if clears else 'not clearing'} before it",
+            _climbing(climb, clears_before_it=clears),
+            _vector(() if clears else ("zero-grad",)),
+        )
+        for climb in ("0.005 * p.grad.sign()", "0.5 * p.grad.clamp(-0.01, 0.01)")
+        for clears in (True, False)
     ),
     Case("hoards gradients elsewhere", _hoarding("True"), _vector(("zero-grad",)), tampering=None),
     Case(
@@ -538,26 +565,30 @@ CASES: tuple[Case, ...] = (
 
 
 def _sight(verdict: Verdict) -> Sight:
-    return Sight(verdict, "a mutant says so", EvidenceKind.OBSERVATION, judge.RUN)
+    return Sight(verdict, "a mutant says so", EvidenceKind.OBSERVATION, RUN)
 
 
 def _removed(name: str) -> Mutant:
-    return Mutant(f"{name} removed", ((judge, name, answering(None)),))
+    return Mutant(f"{name} removed", ((sights, name, answering(None)),))
 
 
 def _in_one_source(name: str, source: str) -> Mutant:
     """The sight answers nothing for one of the tables that it is asked about."""
-    blind = (judge, name, lambda f: lambda table, where, *a, **k: None if where == source else f(table, where, *a, **k))
+    blind = (
+        sights,
+        name,
+        lambda f: lambda table, where, *a, **k: None if where == source else f(table, where, *a, **k),
+    )
     # Where rows were seen in no run, two readings of the loader would take its place.
-    instead = ((judge, "_shuffle_loader", answering(None)),) if name == "_shuffle" else ()
+    instead = ((sights, "_shuffle_loader", answering(None)),) if name == "_shuffle" else ()
     return Mutant(f"{name} blind to {source}", (blind, *instead))
 
 
 def _stuck(name: str, verdict: Verdict) -> Mutant:
-    return Mutant(f"{name} always says {verdict}", ((judge, name, answering(_sight(verdict))),))
+    return Mutant(f"{name} always says {verdict}", ((sights, name, answering(_sight(verdict))),))
 
 
-def _edit(name: str, function: str, *edits: tuple[str, str], owner: Any = judge) -> Mutant:
+def _edit(name: str, function: str, *edits: tuple[str, str], owner: Any = sights) -> Mutant:
     return Mutant(name, ((owner, function, edited(*edits)),))
 
 
@@ -577,6 +608,8 @@ _SIGHTS = (
     "_rate",
 )
 
+_ADDED = ("if added >= ", "if False and added >= ")
+
 MUTANTS: tuple[Mutant, ...] = (
     *(
         _removed(name)
@@ -590,23 +623,35 @@ MUTANTS: tuple[Mutant, ...] = (
             "_far_moves",
         )
     ),
-    *(_in_one_source(n, s) for n in ("_eval_run", "_graph_run", "_shuffle", "_rate") for s in (judge.RUN, judge.MINI)),
+    *(_in_one_source(n, s) for n in ("_eval_run", "_graph_run", "_shuffle", "_rate") for s in (RUN, MINI)),
     *(_stuck(name, verdict) for name in _SIGHTS for verdict in (Verdict.FIXED, Verdict.NOT_FIXED)),
     # Deciding
-    _edit("sights in reversed order", "_decide", ("first = conclusive[0]", "first = conclusive[-1]")),
-    _edit("doubts ignored", "_decide", ("first.verdict is F and distrust", "first.verdict is F and False")),
-    _edit("conflicts ignored", "_decide", ("if first.source == RUN and", "if False and first.source == RUN and")),
+    _edit("sights in reversed order", "_decide", ("first = conclusive[0]", "first = conclusive[-1]"), owner=judge),
+    _edit(
+        "doubts ignored", "_decide", ("first.verdict is F and distrust", "first.verdict is F and False"), owner=judge
+    ),
+    _edit(
+        "conflicts ignored",
+        "_decide",
+        ("if first.source == RUN and", "if False and"),
+        owner=judge,
+    ),
     Mutant("no doubts found", ((judge, "_doubts", answering([])),)),
-    Mutant("histories believed", ((judge, "_false_history", answering([])),)),
+    Mutant("histories believed", ((findings, "false_history", answering([])),)),
     Mutant("unusable files graded", ((judge, "_invalid_reason", answering(None)),)),
-    _edit("no second look at a program that wants a GPU", "judge", ("if not mini.trained_any():", "if False:")),
+    _edit(
+        "no second look at a program that wants a GPU",
+        "judge",
+        ("if not mini.trained_any():", "if False:"),
+        owner=judge,
+    ),
     # Softmax
     _edit("growing losses refused", "_unsquashed", ("/ slope >= 0.05", "/ slope >= 1e9")),
     Mutant(
         "flat losses taken for growing ones",
         (
-            (judge, "_unsquashed", edited(("/ slope >= 0.05", "/ slope >= -1.0"))),
-            (judge, "_flat_on_the_way", answering(False)),
+            (sights, "_unsquashed", edited(("/ slope >= 0.05", "/ slope >= -1.0"))),
+            (sights, "_flat_on_the_way", answering(False)),
         ),
     ),
     _edit("bends tolerated", "_unsquashed", ("> 0.05 for m in linear", "> 1e9 for m in linear")),
@@ -617,27 +662,34 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "training curve ignored",
         (
-            (judge, "_softmax", edited(('("training", (3, 2))', '("training", (4,))'))),
+            (sights, "_softmax", edited(('("training", (3, 2))', '("training", (4,))'))),
             (trace.Backwards, "squashed_share", answering(None)),
         ),
     ),
     # Gradients
     _edit("trajectories not compared", "_zero_grad_call", ("< 1e-4", "< -1.0")),
     _edit("trajectories compared loosely", "_zero_grad_call", ("< 1e-4", "< 1e4")),
-    _edit("carried gradients tolerated", "_zero_grad", ("0.05 * (len(checked) - 1)", "0.95 * (len(checked) - 1)")),
+    # What is carried over was added to as well: both at once, here and below.
+    _edit(
+        "carried gradients tolerated",
+        "_zero_grad",
+        ("0.05 * (len(checked) - 1)", "0.95 * (len(checked) - 1)"),
+        _ADDED,
+    ),
     _edit("thrown-away gradients tolerated", "_zero_grad", ("0.5 * len(checked)", "2 * len(checked)")),
     _edit(
         "left-over gradients tolerated",
         "_zero_grad_run",
         ("left < max(1, 0.05 * len(after))", "left < 0.5 * len(after)"),
     ),
-    # The share of the old gradient and the excess over the fresh one back each other up: both at once.
-    _edit(
+    _edit("old gradients below a first of two passes tolerated", "_zero_grad", _ADDED),
+    # The share of the old gradient and the excess over the fresh one back each other up.
+    Mutant(
         "old gradients tolerated, as a share and as an excess",
-        "carried",
-        ("0.25 * np.abs(a)", "100 * np.abs(a)"),
-        ("excess > 1.0", "excess > 1e9"),
-        owner=trace.Steps,
+        (
+            (trace.Steps, "carried", edited(("0.25 * np.abs(a)", "100 * np.abs(a)"), ("excess > 1.0", "excess > 1e9"))),
+            (sights, "_zero_grad", edited(_ADDED)),
+        ),
     ),
     # The sum of all gradients shows in the full run, too.
     Mutant(
@@ -647,7 +699,10 @@ MUTANTS: tuple[Mutant, ...] = (
             (trace.Backwards, "summed_share", answering(None)),
         ),
     ),
-    Mutant("nothing is ever carried", ((trace.Steps, "carried", answering(0)),)),
+    Mutant(
+        "nothing is ever carried",
+        ((trace.Steps, "carried", answering(0)), (sights, "_zero_grad", edited(_ADDED))),
+    ),
     # Memory
     _edit("held graphs tolerated", "_leak_run", ("old >= 3", "old >= 1000")),
     _edit("graphs of earlier epochs tolerated", "_leak_run", ("past >= 8", "past >= 100000")),
@@ -660,13 +715,13 @@ MUTANTS: tuple[Mutant, ...] = (
     # Graphs that are kept below the output are counted in the full run, too.
     Mutant(
         "memory tolerated",
-        ((judge, "_leak_call", edited(("share >= 0.8", "share >= 80.0"))), (judge, "_leak_run", answering(None))),
+        ((sights, "_leak_call", edited(("share >= 0.8", "share >= 80.0"))), (sights, "_leak_run", answering(None))),
     ),
     _edit("any memory is a leak", "_leak_call", ("share >= 0.8", "share >= -9")),
     # Validation
-    Mutant("values of validate not decoded", ((judge, "decode_modes", answering(None)),)),
-    Mutant("values of validate decoded loosely", ((judge, "VALUE_TOLERANCE", constant(1.0)),)),
-    Mutant("values of validate decoded too strictly", ((judge, "VALUE_TOLERANCE", constant(0.0)),)),
+    Mutant("values of validate not decoded", ((sights, "decode_modes", answering(None)),)),
+    Mutant("values of validate decoded loosely", ((sights, "VALUE_TOLERANCE", constant(1.0)),)),
+    Mutant("values of validate decoded too strictly", ((sights, "VALUE_TOLERANCE", constant(0.0)),)),
     _edit("effects of train mode ignored", "in_train_mode", ("by_flag | by_effect", "by_flag"), owner=trace.Table),
     _edit(
         "flags of train mode ignored", "in_train_mode", ("by_flag | by_effect", "by_flag & False"), owner=trace.Table
@@ -691,11 +746,11 @@ MUTANTS: tuple[Mutant, ...] = (
     _edit("any likeness is too much", "_shuffle", ("same_order >= 0.5", "same_order >= 0.0")),
     Mutant(
         "changed rows not compared",
-        ((trace, "_aligned_likeness", answering(None)), (judge, "_shuffle_loader", answering(None))),
+        ((trace, "_aligned_likeness", answering(None)), (sights, "_shuffle_loader", answering(None))),
     ),
     # Rate
-    Mutant("rates up to 1 tolerated", ((judge, "LARGEST_LR", constant(1.0)),)),
-    Mutant("rates from 1e-4 refused", ((judge, "LARGEST_LR", constant(1e-4)),)),
+    Mutant("rates up to 1 tolerated", ((sights, "LARGEST_LR", constant(1.0)),)),
+    Mutant("rates from 1e-4 refused", ((sights, "LARGEST_LR", constant(1e-4)),)),
     Mutant("rates of hooks not seen", ((trace.Backwards, "first_rate_acts", answering(True)),)),
     _edit("schedules not considered", "_rate", ("scheduled and mean <= bound", "False and mean <= bound")),
     _edit("peaks of schedules tolerated", "_rate", ("peak <= 5 * bound", "peak <= 5000 * bound")),

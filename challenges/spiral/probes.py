@@ -34,7 +34,7 @@ from torch.nn import functional
 from torch.nn.modules import module as nn_module
 from torch.utils.data import DataLoader, TensorDataset
 
-from grading.probes import inplace, ledger, program, recorder, values
+from grading.probes import backwards, frames, graphs, inplace, ledger, modules, optimizers, program, recorder, values
 from grading.probes.ghost import GhostDevice, device_of
 from grading.probes.integrity import Fingerprint
 from grading.probes.program import attempt, call_with, number, pair, type_names
@@ -44,7 +44,10 @@ CPU = torch.device("cpu")
 MODULE_LEVEL_FORWARDS = 8
 STAND_IN_CALLS = 400  # of train_one_epoch and validate together: ten times those of 20 epochs
 DIRECT_ROWS, DIRECT_BATCHES = 512, 64
-OWN = (recorder.Recorder, ledger.GradientLedger, program, recorder, values, inplace)
+OWN = (
+    *(recorder.Recorder, backwards.BackwardWatch, optimizers.Optimizers, ledger.GradientLedger),
+    *(program, recorder, backwards, optimizers, graphs, frames, modules, values, inplace),
+)
 
 
 # -- sentinel -----------------------------------------------------------------------------
@@ -107,7 +110,7 @@ def sentinel_class(base: Any) -> type[nn.Module]:
             serial = len(self.seen)
             self.max_alive = max(self.max_alive, len(self.alive))
             self.old_alive = sum(s < serial // 2 for s in self.alive)
-            return _Ballast.apply(scores, self.ballast_bytes, recorder.Token(serial, self.alive, 0))  # type: ignore[no-any-return, no-untyped-call]
+            return _Ballast.apply(scores, self.ballast_bytes, graphs.Token(serial, self.alive, 0))  # type: ignore[no-any-return, no-untyped-call]
 
     for attribute in ("__name__", "__qualname__", "__module__"):
         setattr(Sentinel, attribute, getattr(parent, attribute))
@@ -327,7 +330,7 @@ def _read_twice(emit: Any, namespace: Any, loader: Any) -> None:
     if loader is None:
         return
     with _no_workers():
-        readings = [[_as_array(recorder._first_tensor(batch)) for batch in itertools.islice(loader, 400)] for _ in "12"]
+        readings = [[_as_array(graphs.first_tensor(batch)) for batch in itertools.islice(loader, 400)] for _ in "12"]
     if any(rows is None or rows.ndim != 2 for reading in readings for rows in reading) or not all(readings):
         return
     first, second = (np.concatenate(reading).astype(np.float32) for reading in readings)  # type: ignore[arg-type]
@@ -561,7 +564,7 @@ def _is_head(bias: torch.Tensor, weight: torch.Tensor, classes: int) -> bool:
 def _shown_rows(loader: Any, fallback: np.ndarray) -> np.ndarray:
     """As many input rows as `fallback` has, of the kind that the program's own loader gives."""
     try:
-        batch = recorder._first_tensor(next(iter(loader)))
+        batch = graphs.first_tensor(next(iter(loader)))
         assert batch is not None and batch.dim() == 2
         rows = (batch if batch.dtype in (torch.float32, torch.float64) else batch.float()).detach().numpy()
         return np.resize(rows, (len(fallback), rows.shape[1]))
@@ -733,9 +736,9 @@ def _ghost_run(context: Any, *, available: bool) -> None:
         parameter = next(module.parameters(), None)
         if parameter is None or not args or not isinstance(args[0], torch.Tensor):
             return
-        inside = recorder.on_stack(names["program"].get("train_one_epoch"), "train_one_epoch")
+        inside = frames.on_stack(names["program"].get("train_one_epoch"), "train_one_epoch")
         # A program's own tests may call its functions before `main` does, on whatever they like.
-        counts = inside and recorder.on_stack(names["program"].get("main"), "main", anywhere=True)
+        counts = inside and frames.on_stack(names["program"].get("main"), "main", anywhere=True)
         where = {"model": device_of(parameter), "input": device_of(args[0]), "graph": torch.is_grad_enabled()}
         seen.append({**where, "inside": inside, "counts": counts, "type": type(module).__name__[:60]})
         if not computing:
@@ -817,9 +820,9 @@ def _run_as_script(context: Any, watch: Recorder) -> None:
         namespace, problem = program.load(
             context.submission_source, context.submission_path, name="__main__", before=look
         )
-        passes = len(watch.backwards)
+        passes = len(watch.backwards.rows)
         problem = ending.see_through() or problem
-    afterwards = {"passes": len(watch.backwards) - passes, "threads": ending.threads_left}
+    afterwards = {"passes": len(watch.backwards.rows) - passes, "threads": ending.threads_left}
     context.emit("real.ending", afterwards)
     if problem is None and not watch.forwards and callable(namespace.get("main")):
         try:
@@ -891,7 +894,7 @@ def _answer_held_out(context: Any, watch: Recorder) -> None:
 def _predict(model: nn.Module, state: Any, x: torch.Tensor) -> np.ndarray:
     model.load_state_dict(state)
     with torch.no_grad():
-        output = recorder._first_tensor(model(x))
+        output = graphs.first_tensor(model(x))
     assert output is not None
     return output.argmax(1).to(torch.uint8).numpy()
 

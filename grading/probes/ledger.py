@@ -25,12 +25,15 @@ class GradientLedger:
         self.entries: list[dict[str, Any]] = []
         for parameter in parameters:
             entry: dict[str, Any] = {"p": parameter, "fresh": None, "stale": None, "version": parameter._version}
-            entry["handle"] = parameter.register_hook(self._on_gradient(entry))
             self.entries.append(entry)
+        self.handles = [entry["p"].register_hook(self._on_gradient(entry)) for entry in self.entries]
+        self.handles.append(parameters[0].register_post_accumulate_grad_hook(self._added))
         self.active = True
         self.backwards = 0
         self.updates_between = 0
         self.dirty_at_backward = 0
+        self.begun = self.added_to_old = 0  # first passes after a move of the weights; those that add to old gradients
+        self.adds_to_old = False
 
     def _on_gradient(self, entry: dict[str, Any]) -> Callable[[torch.Tensor], None]:
         def hook(gradient: torch.Tensor) -> None:
@@ -49,11 +52,18 @@ class GradientLedger:
                 entry["stale"] = held.detach().clone() if left_over else None
                 entry["fresh"] = gradient.detach().clone()
                 entry["version"] = parameter._version
-                if moved and first:
-                    self.updates_between += 1
-                    self.dirty_at_backward += left_over
+                if first:
+                    self.begun += 1
+                    self.adds_to_old = left_over
+                    self.updates_between += moved
+                    self.dirty_at_backward += moved and left_over
 
         return hook
+
+    def _added(self, parameter: torch.Tensor) -> None:
+        """A gradient was added to `.grad`, which torch.autograd.grad does not."""
+        self.added_to_old += self.adds_to_old
+        self.adds_to_old = False
 
     def pending(self) -> bool:
         """Whether gradients have arrived since the last comparison."""
@@ -103,5 +113,5 @@ class GradientLedger:
 
     def close(self) -> None:
         """Take the hooks off the parameters."""
-        for entry in self.entries:
-            entry["handle"].remove()
+        for handle in self.handles:
+            handle.remove()

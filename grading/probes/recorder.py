@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import itertools
 import math
 import random
@@ -24,12 +23,12 @@ import sys
 import threading
 import types
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import nn, optim
+from torch import nn
 from torch.nn.modules import module as nn_module
 from torch.optim import Optimizer
 from torch.optim import optimizer as optim_module
@@ -37,13 +36,17 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from grading.probes import inplace
+from grading.probes.backwards import BackwardWatch
 from grading.probes.columns import BACKWARD_COLUMNS, CONTEXTS, FORWARD_COLUMNS, STEP_COLUMNS
+from grading.probes.frames import code_of, variables_of
+from grading.probes.graphs import Saved, Token, deepest_node, first_tensor, has_graph, tensors_of
 from grading.probes.ledger import GradientLedger
-from grading.probes.values import cosine, levels_of, on_simplex, rms, squashed_loss, values_of
+from grading.probes.modules import has_parameters, modules_of
+from grading.probes.optimizers import Optimizers, describe_optimizer, rates_of, steps_taken
+from grading.probes.values import levels_of, on_simplex, values_of
 
 _DROPOUT = nn.modules.dropout._DropoutNd
 MODE_LAYERS = (_DROPOUT, nn.modules.batchnorm._NormBase)
-_SEEN = "assay.seen"
 # What torch's own body of a module's call does, and the same between two looks.
 _MODULE_RUN = "(self._call_impl if self._compiled_call_impl is None else self._compiled_call_impl)(*args, **kwargs)"
 _MODULE_CALL = """
@@ -61,17 +64,8 @@ return output
 ROWS_BYTES = 4 << 20  # 20 epochs of 1,000 rows of 50 numbers
 CLOSE_FORWARDS = 400
 _TURN_S = 2.0
-_FOLLOWS_ANOTHER = 1 / 16
-_FRAME_AND_US = 3  # who refers to a frame's dict when only it and the look do, with sys.getrefcount's own
 ANSWER_MOVES = 12
-CLOSE_PASSES, STRETCH, LATE_SHARE = 20_000, 64, 1 / 16
-_COUNTS_ITS_STEPS = (
-    *(optim.Adam, optim.NAdam, optim.RAdam, optim.Adamax, optim.Adagrad, optim.Adadelta),
-    *(optim.RMSprop, optim.Rprop, optim.ASGD, optim.Adafactor, optim.SparseAdam),
-)
 
-_requires_grad = torch.Tensor.requires_grad.__get__  # type: ignore[attr-defined]
-_grad_fn = torch.Tensor.grad_fn.__get__  # type: ignore[union-attr]
 _count_devices = getattr(torch._C, "_cuda_getDeviceCount", None)  # what programs replace is above it
 
 
@@ -87,20 +81,6 @@ class _Here(threading.local):
     parts: Sequence[nn.Module] = ()  # the modules of the outermost one, while it runs
     saved = 0  # tensors that a validation forward kept for a backward pass
     stats_before: tuple[int, ...] = ()
-
-
-class Token:
-    """Lives exactly as long as the autograd graph it is tied to."""
-
-    __slots__ = ("__weakref__", "alive", "serial")
-
-    def __init__(self, serial: int, alive: dict[int, int], epoch: int) -> None:
-        self.serial = serial
-        self.alive = alive
-        alive[serial] = epoch
-
-    def __del__(self) -> None:
-        self.alive.pop(self.serial, None)
 
 
 class Recorder:
@@ -151,9 +131,9 @@ class Recorder:
         self.validation_rows: list[np.ndarray] = []  # of the first validation
         self.models: list[weakref.ref[nn.Module]] = []
         self.model_ids: dict[int, int] = {}
-        self.optimizers: list[dict[str, Any]] = []
-        self.seen_optimizers: list[Optimizer] = []
-        self.optimizer_ids: dict[int, int] = {}
+        self.optimizers = Optimizers()
+        self.backwards = BackwardWatch(self.optimizers, self.random, self._by_chance)
+        self.flushed_backwards = 0
         self.ledger: GradientLedger | None = None
         self.ledger_model: int | None = None
         self.alive: dict[int, int] = {}
@@ -174,27 +154,11 @@ class Recorder:
         self.loader_turns = self.trained_in_turn = 0  # how often a loader was begun; and as training last went on
         self.codes: dict[str, tuple[Any, types.CodeType | None]] = {}
         self.watched_classes: set[type] = set()
-        self.followed: dict[int, tuple[torch.Tensor, np.ndarray]] = {}  # by model: see _change_elsewhere
-        # By parameter: the optimizer's running mean a step ago, and the fresh gradient since.
-        self.last_mean: dict[int, tuple[np.ndarray, np.ndarray, float]] = {}
-        self.summed_gradients: dict[int, np.ndarray] = {}  # by parameter
-        # By parameter that held gradient as a pass began: that, and the gradient of the pass.
-        self.last_held: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.step_row: list[float] | None = None
         self.answer_moves: list[float] = []
         self.moving: tuple[Callable[[], torch.Tensor | None], torch.Tensor | None] | None = None
         self.step_depth = 0
         self.comparisons = 0
-        self.trains_others = False  # whether an optimizer holds what is no parameter of the model
-        self.backwards: list[list[float]] = []
-        self.passes: dict[int, int] = {}  # by number of the optimizer they worked for, those not looked at included
-        self.looking = True
-        self.flushed_backwards = 0
-        # By parameter whose changes are followed: itself, its value and the rates a pass ago.
-        self.watched: dict[int, tuple[torch.Tensor, np.ndarray, tuple[float, float]]] = {}
-        self.made_optimizers: list[Optimizer] = []
-        self.stepping: Optimizer | None = None  # where several hold one parameter: which one steps it
-        self.counted_steps: dict[int, int] = {}  # and how far each has counted
         self.namespace: dict[str, Any] = {}
         self.active_key: tuple[int, str] = (0, "")
         self.home_thread = threading.get_ident()
@@ -295,14 +259,14 @@ class Recorder:
 
     def _model_run_by(self, frame: types.FrameType) -> nn.Module | None:
         """The module of one of the program's own classes whose method this frame is."""
-        owner = _variables(frame).get(frame.f_code.co_varnames[0]) if frame.f_code.co_argcount else None
+        owner = variables_of(frame).get(frame.f_code.co_varnames[0]) if frame.f_code.co_argcount else None
         own = isinstance(owner, nn.Module) and type(owner).__module__ == self.namespace.get("__name__")
         return owner if own else None
 
     def _code_of(self, name: str) -> types.CodeType | None:
         function = self.namespace.get(name)
         if name not in self.codes or self.codes[name][0] is not function:
-            self.codes[name] = (function, _code(function, name))
+            self.codes[name] = (function, code_of(function, name))
         return self.codes[name][1]
 
     def _find_history(self, frame: types.FrameType | None) -> None:
@@ -310,7 +274,7 @@ class Recorder:
         main = self._code_of("main")
         frame = frame.f_back if frame is not None else None
         while self.history is None and frame is not None:
-            for value in _variables(frame).values():
+            for value in variables_of(frame).values():
                 if isinstance(value, dict) and all(isinstance(value.get(k), list) for k in ("val_acc", "val_loss")):
                     self.history = value
             if frame.f_code is main:
@@ -318,7 +282,7 @@ class Recorder:
             frame = frame.f_back
 
     def _watch_optimizers(self) -> None:
-        made = self.made_optimizers
+        made = self.optimizers.made
 
         def note(optimizer: Optimizer, *_: Any, **__: Any) -> None:
             made.append(optimizer)
@@ -466,7 +430,7 @@ class Recorder:
         self._leave(watch, output, module, args, kwargs, forward)
         return output
 
-    def _enter(self, module: nn.Module) -> _Saved | bool | None:
+    def _enter(self, module: nn.Module) -> Saved | bool | None:
         """An outermost pass begins; gives what `_over` needs, None where the pass cannot be followed to its end."""
         if not self.thorough:
             direct = self._read_stack(module)
@@ -476,20 +440,20 @@ class Recorder:
         self._begin(module)
         self.here.depth += 1
         # A graph may be built and cut off before the output shows it.
-        return _Saved().__enter__() if self.context == "validate" else True
+        return Saved().__enter__() if self.context == "validate" else True
 
-    def _over(self, watch: _Saved | bool | None) -> None:
+    def _over(self, watch: Saved | bool | None) -> None:
         """The pass that `_enter` began has ended, well or not."""
         if watch is not None:
             self.here.depth -= 1
             self.under_way.pop(threading.get_ident(), None)
-        if isinstance(watch, _Saved):
+        if isinstance(watch, Saved):
             watch.__exit__()
             self.here.saved = watch.count
 
     def _leave(
         self,
-        watch: _Saved | bool | None,
+        watch: Saved | bool | None,
         output: Any,
         module: nn.Module,
         args: Any,
@@ -506,12 +470,12 @@ class Recorder:
             self.stop()
         if self.moving is not None:
             self._note_move(*self.moving)
-        self.here.parts = self.under_way[threading.get_ident()] = _modules_of(module)
+        self.here.parts = self.under_way[threading.get_ident()] = modules_of(module)
         self.here.stats_before = self._statistics()
 
     def _is_outermost(self, module: nn.Module) -> bool:
         """Whether a pass begins here: no other is under way in this thread, nor one in another that this is part of."""
-        if self.here.depth or not _has_parameters(module):
+        if self.here.depth or not has_parameters(module):
             return False
         elsewhere = list(self.under_way.values()) if self.under_way else []
         return not any(one is module for parts in elsewhere for one in parts[1:])
@@ -531,13 +495,13 @@ class Recorder:
             self._note_pass(module, args, kwargs, output, forward)
 
     def _note_pass(self, module: nn.Module, args: Any, kwargs: Any, output: Any, forward: Callable[..., Any]) -> None:
-        tensor = _first_tensor(output)
+        tensor = first_tensor(output)
         inputs = self._input_rows(module, args, kwargs, forward)
         if tensor is None:
             return
         serial = len(self.forwards)
-        tensor = next((t for t in _tensors(output) if _has_graph(t)), tensor)  # no decoy hides a graph
-        graph = _has_graph(tensor) or self.here.saved > 0
+        tensor = next((t for t in tensors_of(output) if has_graph(t)), tensor)  # no decoy hides a graph
+        graph = has_graph(tensor) or self.here.saved > 0
         self.here.saved = 0
         if graph and self.context != "validate":
             kind = _kind_of_device(module, tensor)
@@ -572,7 +536,7 @@ class Recorder:
         if inputs is not None and self.rows_left_bytes > 0:
             self._keep_rows(serial, inputs)
         if graph:
-            if _has_graph(tensor):
+            if has_graph(tensor):
                 tensor.register_hook(self._mark_trained(row, module, weakref.ref(tensor)))
             if self.context != "validate":
                 self._tie_token(serial, tensor)
@@ -645,156 +609,9 @@ class Recorder:
         def hook(gradient: torch.Tensor) -> None:
             first, row[4] = not row[4], True
             if first:
-                self._note_backward(row, module, output(), gradient)
+                self.backwards.note(row, module, output(), gradient)
 
         return hook
-
-    def _note_backward(
-        self, row: list[float], module: nn.Module, output: torch.Tensor | None, gradient: torch.Tensor
-    ) -> None:
-        """At the beginning of a backward pass: has there been a step, and are gradients left over?"""
-        watched, other = _edge_parameter(module, last=True), _edge_parameter(module, last=False)
-        if watched is None or other is None or not self._looks_at_pass():
-            return
-        left_over = _any_gradient((watched, other)) or (
-            (self.random.random() < 0.25 or self.trains_others)
-            and (_any_gradient(module.parameters()) or _any_gradient(self._trained_otherwise(module, output)))
-        )
-        value_now = values_of(watched)
-        moved, change, rates = False, math.nan, (math.nan, math.nan)
-        if id(watched) in self.watched:
-            _, value, rates = self.watched[id(watched)]
-            difference = value_now - value
-            moved = bool(difference.any())
-            change = max(rms(difference), self._change_elsewhere(module))
-        optimizer = self._optimizer_of(watched, moved)
-        rates_now = (math.nan, math.nan) if optimizer is None else _rates(optimizer)
-        self.watched[id(watched)] = (watched, value_now, rates_now)
-        number = -1 if optimizer is None else self._optimizer_number(optimizer)
-        self._count_pass(number)
-        fresh = values_of(gradient)
-        left = (1.0 - 0.5 * self._is_overwritten(watched, fresh)) if left_over else 0.0
-        squashed = math.nan
-        if output is not None and self._by_chance(0.1, 0.04):
-            squashed = squashed_loss(values_of(output), fresh)
-        # Only of a bias that is added to the output itself is the gradient the sum of the output's.
-        added = output is not None and _is_added_last(output, watched)
-        agreement, summed = self._agreement(watched, optimizer, moved, fresh)
-        # Whatever is made of it: that what was used is the sum of all so far, step after step, would be no accident.
-        told = (agreement if added else math.nan, summed)
-        self.backwards.append([row[13], row[0], moved, left, *rates, change, float(number), squashed, *told])
-
-    def _trained_otherwise(self, module: nn.Module, output: torch.Tensor | None) -> list[torch.Tensor]:
-        """What the output came from and an optimizer holds without its being a parameter of the model."""
-        own = {id(p) for p in module.parameters()}
-        leaves = [leaf for leaf in _leaves(output) if id(leaf) not in own]
-        if not leaves:
-            return []
-        held = {id(p) for made in self.made_optimizers for group in made.param_groups for p in group["params"]}
-        found = [leaf for leaf in leaves if id(leaf) in held]
-        self.trains_others = self.trains_others or bool(found)
-        return found
-
-    def _looks_at_pass(self) -> bool:
-        """Whether this pass is looked at: all of the first ones, later whole stretches drawn by chance.
-
-        Stretches, since what a pass tells is told by the step between it and the one before.
-        """
-        passes = sum(self.passes.values())
-        if passes < CLOSE_PASSES:
-            return True
-        if passes % STRETCH == 0:
-            self.looking = self.random.random() < LATE_SHARE
-            for seen in (self.watched, self.followed, self.last_mean, self.summed_gradients, self.last_held):
-                seen.clear()
-        if not self.looking:
-            self._count_pass(int(self.backwards[-1][BACKWARD_COLUMNS.index("optimizer")]))
-        return self.looking
-
-    def _count_pass(self, optimizer: int) -> None:
-        self.passes[optimizer] = self.passes.get(optimizer, 0) + 1
-
-    def _change_elsewhere(self, module: nn.Module) -> float:
-        """Root mean square change of one more parameter of the model, drawn by chance and now and then anew."""
-        followed, change = self.followed.get(id(module)), 0.0
-        if followed is not None:
-            parameter, before = followed
-            now = values_of(parameter)
-            self.followed[id(module)] = (parameter, now)
-            change = rms(now - before) if now.shape == before.shape else 0.0
-        if followed is None or self.random.random() < _FOLLOWS_ANOTHER:
-            drawn = self.random.choice([p for p in module.parameters() if p.requires_grad])
-            self.followed[id(module)] = (drawn, values_of(drawn))
-        return change
-
-    def _agreement(
-        self, bias: torch.Tensor, optimizer: Optimizer | None, moved: bool, fresh: np.ndarray
-    ) -> tuple[float, float]:
-        """How the gradient that an optimizer of Adam's kind used agrees with the fresh one; is it the sum of all?
-
-        Where the watched parameter is the bias added to the output itself, its gradient is
-        the sum of the output's, which the program cannot alter. What the step used can be
-        read off the optimizer's running mean: g = (m - beta1 * m_before) / (1 - beta1).
-        """
-        unknown = (math.nan, math.nan)
-        if fresh.ndim != 2 or tuple(bias.shape) != fresh.shape[1:] or optimizer is None:
-            return unknown
-        key, before = id(bias), self.last_mean.pop(id(bias), None)
-        summed = fresh.sum(0)
-        first, all_so_far = key not in self.summed_gradients, self.summed_gradients.get(key, np.zeros_like(summed))
-        self.summed_gradients[key] = all_so_far + summed
-        if before is None and not ((moved or first) and self._by_chance(1.0, 0.2)):
-            return unknown  # a step is looked at from its first pass on, or not at all
-        absolute = float(np.abs(fresh).sum())
-        if not moved and before is not None:  # another pass of the same step
-            self.last_mean[key] = (before[0], before[1] + summed, before[2] + absolute)
-            return unknown
-        mean = optimizer.state.get(bias, {}).get("exp_avg") if isinstance(optimizer.state, dict) else None
-        beta = next((group.get("betas") for group in optimizer.param_groups if "betas" in group), None)
-        mean_now = values_of(mean) if isinstance(mean, torch.Tensor) else np.zeros_like(summed)
-        if before is None or self._by_chance(1.0, 0.2):
-            self.last_mean[key] = (mean_now, summed, absolute)
-        if before is None or mean is None or not beta or mean_now.shape != summed.shape:
-            return unknown
-        used, wanted = mean_now - float(beta[0]) * before[0], before[1]
-        known = max(float(np.linalg.norm(mean_now)), float(np.linalg.norm(before[0])))
-        if np.linalg.norm(used) < 1e-3 * known or np.linalg.norm(wanted) < 1e-3 * before[2]:
-            return unknown  # differences of float32 numbers: what is left of them is rounding
-        agreement = cosine(used, wanted)
-        return agreement, float(agreement < 0.9 and cosine(used, all_so_far) > 0.98)
-
-    def _is_overwritten(self, bias: torch.Tensor, fresh: np.ndarray) -> bool:
-        """Whether what `bias` still holds is the gradient of the pass before and nothing else.
-
-        So it is in a program that assigns gradients instead of letting them add up. Where they do add up, it holds
-        what it held at the last look and the gradient of that pass.
-        """
-        held = values_of(bias.grad) if isinstance(bias.grad, torch.Tensor) else np.empty(0)
-        summed = fresh.sum(0) if fresh.ndim == 2 else fresh
-        before, self.last_held[id(bias)] = self.last_held.get(id(bias)), (held, summed)
-        if before is None or not held.size or not held.shape == before[0].shape == before[1].shape:
-            return False
-        piled = before[0] + before[1]
-        apart = float(np.linalg.norm(piled - held)) > 0.05 * float(np.linalg.norm(held))
-        return apart and cosine(held, before[1]) > 0.999 and rms(held) <= 1.01 * rms(before[1])
-
-    def _optimizer_of(self, parameter: torch.Tensor, moved: bool) -> Optimizer | None:
-        """The optimizer that steps this parameter: of several, the one whose own count went up with the last move."""
-        holding = [
-            optimizer
-            for optimizer in reversed(self.made_optimizers)
-            if any(p is parameter for group in optimizer.param_groups for p in group["params"])
-        ]
-        if len(holding) < 2:
-            return holding[0] if holding else None
-        if not moved and self.stepping in holding:
-            return self.stepping
-        counts = {id(optimizer): _steps_taken(optimizer) for optimizer in holding}
-        stepped = [o for o in holding if counts[id(o)] > self.counted_steps.get(id(o), 0)]
-        self.counted_steps.update(counts)
-        silent = [o for o in holding if not isinstance(o, _COUNTS_ITS_STEPS)]  # these may have stepped, others not
-        self.stepping = (stepped or [o for o in silent if o.state] or silent or holding)[0]
-        return self.stepping
 
     def _tie_token(self, serial: int, tensor: torch.Tensor) -> None:
         self.epoch_serials.append(serial)
@@ -808,7 +625,7 @@ class Recorder:
             self.old_alive_now = sum(first <= s < middle for s in self.alive)
         token = Token(serial, self.alive, self.epoch)
         for level in levels_of(tensor):
-            node = _deepest_node(level)
+            node = deepest_node(level)
             if node is not None:
                 node.register_prehook(lambda _, tied=token: None)  # which the program cannot clear, as it can metadata
 
@@ -858,7 +675,7 @@ class Recorder:
             for m in own_dropout:
                 m.__dict__["forward"] = _identity
             with torch.no_grad():
-                return _first_tensor(forward(module, *args, **kwargs))
+                return first_tensor(forward(module, *args, **kwargs))
         except Exception:  # a model that cannot be called again is simply not compared
             return None
         finally:
@@ -874,7 +691,7 @@ class Recorder:
         """The tensor that the model reads its rows from: of several, the one that its output hangs on most."""
         given = [v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)]
         if len(given) < 2:
-            return given[0] if given else _first_tensor([*args, *kwargs.values()])
+            return given[0] if given else first_tensor([*args, *kwargs.values()])
         chosen = self.input_places.get(id(module))
         if chosen is None or chosen >= len(given):
             chosen = self.input_places[id(module)] = self._most_telling(module, args, kwargs, forward, len(given))
@@ -954,21 +771,13 @@ class Recorder:
 
     def _note_step(self, optimizer: Optimizer) -> None:
         assert self.ledger is not None
-        row = [len(self.forwards) - 1, *_rates(optimizer), True, *self.ledger.compare()]
-        row += [self._optimizer_number(optimizer), self.call]
+        row = [len(self.forwards) - 1, *rates_of(optimizer), True, *self.ledger.compare()]
+        row += [self.optimizers.number_of(optimizer, self.trained_model), self.call]
         if self.step_row is None:
             self.steps.append(row)
             self.step_row = row
         else:
             self.step_row[:] = row
-
-    def _optimizer_number(self, optimizer: Optimizer) -> int:
-        number = self.optimizer_ids.get(id(optimizer))
-        if number is None:
-            number = self.optimizer_ids[id(optimizer)] = len(self.optimizers)
-            self.optimizers.append(_describe_optimizer(optimizer, self.trained_model))
-            self.seen_optimizers.append(optimizer)
-        return number
 
     # -- telling -------------------------------------------------------------------------
 
@@ -983,7 +792,7 @@ class Recorder:
                 -1, len(FORWARD_COLUMNS)
             ),
             "steps": np.array(self.steps[self.flushed_steps :], dtype=np.float64).reshape(-1, len(STEP_COLUMNS)),
-            "backwards": np.array(self.backwards[self.flushed_backwards :], dtype=np.float64).reshape(
+            "backwards": np.array(self.backwards.rows[self.flushed_backwards :], dtype=np.float64).reshape(
                 -1, len(BACKWARD_COLUMNS)
             ),
             "row_serials": np.array(self.row_serials, dtype=np.int64).reshape(-1, 2),
@@ -995,7 +804,7 @@ class Recorder:
             arrays["row_serials"] = arrays["row_serials"][:0]
         self.emit(f"{self.name}.events", {"epoch": self.epoch, **self._memory()}, arrays)
         self.flushed_forwards, self.flushed_steps = ready, len(self.steps)
-        self.flushed_backwards = len(self.backwards)
+        self.flushed_backwards = len(self.backwards.rows)
         self.rows, self.row_serials = [], []
 
     def _memory(self) -> dict[str, Any]:
@@ -1016,23 +825,15 @@ class Recorder:
             {
                 "bonus": dict(self.bonus),
                 "schedulers": sorted({type(s).__name__ for s in stepped}),
-                "optimizers": [
-                    {
-                        **told,
-                        "has_state": bool(optimizer.state),
-                        "steps": _steps_taken(optimizer),
-                        "passes": self.passes.get(number, 0),
-                    }
-                    for number, (told, optimizer) in enumerate(zip(self.optimizers, self.seen_optimizers, strict=True))
-                ],
+                "optimizers": self.optimizers.told(self.backwards.passes),
                 "made": [
-                    {**_describe_optimizer(optimizer, None), "lr": _rates(optimizer)[1]}
-                    for optimizer in self.made_optimizers[:8]
+                    {**describe_optimizer(optimizer, None), "lr": rates_of(optimizer)[1]}
+                    for optimizer in self.optimizers.made[:8]
                 ],
                 "answer_moves": self.answer_moves,
                 "scheduled": len(self.schedulers),
                 "loader_turns": self.loader_turns,
-                "steps": sum(max(0, _steps_taken(optimizer)) for optimizer in self.made_optimizers[:8]),
+                "steps": sum(max(0, steps_taken(optimizer)) for optimizer in self.optimizers.made[:8]),
                 "epochs": self.epoch,
                 "stopped": self.stopped,
                 "models": len(self.models),
@@ -1040,6 +841,8 @@ class Recorder:
                 "accelerator": _has_accelerator(),
                 "updates_between": ledger.updates_between if ledger else 0,
                 "dirty_at_backward": ledger.dirty_at_backward if ledger else 0,
+                "begun": ledger.begun if ledger else 0,
+                "added_to_old": ledger.added_to_old if ledger else 0,
                 "grad_enabled_after": torch.is_grad_enabled(),
                 **self._memory(),
             },
@@ -1055,88 +858,6 @@ def describe(error: BaseException) -> dict[str, str]:
     return {"type": type(error).__name__[:100], "text": text}
 
 
-def _rates(optimizer: Optimizer) -> tuple[float, float]:
-    rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
-    return min(rates, default=math.nan), max(rates, default=math.nan)
-
-
-def _code(function: Any, name: str) -> types.CodeType | None:
-    """The code object of `name` itself that stands on the stack while `function` runs.
-
-    Decorators share one wrapper's code among all that they decorate, so the function that
-    they wrap is looked for: by `__wrapped__`, else among what the wrapper closes over.
-    """
-    for _ in range(10):
-        inner = getattr(function, "__wrapped__", None) or getattr(function, "func", None)
-        if inner is None:
-            cells = [c.cell_contents for c in getattr(function, "__closure__", None) or () if _filled(c)]
-            inner = next((c for c in cells if getattr(c, "__name__", None) == name and c is not function), None)
-        if not callable(inner):
-            break
-        function = inner
-    if not hasattr(function, "__code__"):
-        function = vars(type(function)).get("__call__")
-    code = getattr(function, "__code__", None)
-    return code if isinstance(code, types.CodeType) else None
-
-
-def _variables(frame: types.FrameType) -> dict[str, Any]:
-    """The variables of a frame.
-
-    Before Python 3.13 a function's frame keeps the dict that it is asked for, and so keeps alive what the program
-    deletes later, for as long as it runs. Hence the dict is emptied, unless the program has it too (by `locals()`).
-    """
-    kept = frame.f_locals
-    found = dict(kept)
-    is_function = frame.f_code.co_flags & inspect.CO_OPTIMIZED
-    if is_function and isinstance(kept, dict) and sys.getrefcount(kept) <= _FRAME_AND_US:
-        kept.clear()
-    return found
-
-
-def on_stack(function: Any, name: str, *, anywhere: bool = False) -> bool:
-    """Whether `function`, called `name`, is being executed now: in this thread, or `anywhere` in the main one too."""
-    code = _code(function, name)
-    frames = [sys._getframe(1)] + [sys._current_frames().get(threading.main_thread().ident or 0)] * anywhere
-    return code is not None and any(_runs(frame, code) for frame in frames)
-
-
-def _runs(frame: types.FrameType | None, code: types.CodeType) -> bool:
-    for _ in range(60):
-        if frame is None or frame.f_code is code:
-            break
-        frame = frame.f_back
-    return frame is not None and frame.f_code is code
-
-
-def _filled(cell: types.CellType) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:
-        return False
-
-
-def _modules_of(module: nn.Module) -> list[nn.Module]:
-    """The module and all inside it, in no set order. `modules()` costs ten times as much, at every forward."""
-    found = [module]
-    for one in found:  # which grows meanwhile; a loop among modules would let it grow for ever
-        if one._modules and len(found) < 10_000:
-            found += [child for child in one._modules.values() if child is not None]
-    return found
-
-
-def _edge_parameter(module: nn.Module, last: bool) -> torch.Tensor | None:
-    """The first or last of `module.parameters()` that is trained; None where there is none."""
-    own = [p for p in module._parameters.values() if p is not None and p.requires_grad]
-    if own and not last:
-        return own[0]
-    for child in reversed(module._modules.values()) if last else module._modules.values():
-        found = None if child is None else _edge_parameter(child, last)
-        if found is not None:
-            return found
-    return own[-1] if own else None
-
-
 def _kind_of_device(module: nn.Module, output: torch.Tensor) -> str:
     """Where a pass was computed: the accelerator's kind where both weights and output are on one, else the CPU."""
     if output.is_cpu:
@@ -1149,131 +870,8 @@ def _has_accelerator() -> bool:
     return _count_devices is not None and _count_devices() > 0
 
 
-def _has_parameters(module: nn.Module) -> bool:
-    for parameter in module._parameters.values():
-        if parameter is not None:
-            return True
-    return any(child is not None and _has_parameters(child) for child in module._modules.values())
-
-
-def _first_tensor(value: Any) -> torch.Tensor | None:
-    if isinstance(value, torch.Tensor):
-        return value
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            found = _first_tensor(item)
-            if found is not None:
-                return found
-    return None
-
-
-class _Saved:
-    """Counts the tensors that a forward pass keeps for a backward pass.
-
-    The number of nodes that torch has made would tell more, but autocast makes some for its copies of the
-    weights even where no gradients are recorded.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.hooks: Any = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
-
-    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        self.count += 1
-        return tensor
-
-    def __enter__(self) -> _Saved:
-        self.hooks.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.hooks.__exit__()
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    """The tensors of an output: itself, or what it directly holds."""
-    if isinstance(value, torch.Tensor):
-        return [value]
-    items = list(value.values()) if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else []
-    return [item for item in items if isinstance(item, torch.Tensor)]
-
-
-def _has_graph(tensor: torch.Tensor) -> bool:
-    with torch._C.DisableTorchFunctionSubclass():  # a subclass of Tensor may lie about itself
-        return bool(_requires_grad(tensor)) and _grad_fn(tensor) is not None
-
-
 def _identity(value: torch.Tensor, *_: Any) -> torch.Tensor:
     return value
-
-
-def _any_gradient(tensors: Iterable[torch.Tensor]) -> bool:
-    return any(t.grad is not None and bool(t.grad.any()) for t in tensors)
-
-
-def _leaves(output: torch.Tensor | None) -> list[torch.Tensor]:
-    """What the graph of the output ends in."""
-    waiting: list[Any] = [output.grad_fn] if output is not None else []
-    seen: set[Any] = set()
-    while waiting and len(seen) < 500:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting += (following for following, _ in node.next_functions)
-    return [node.variable for node in seen if hasattr(node, "variable")]
-
-
-def _deepest_node(tensor: torch.Tensor) -> Any:
-    """The node of the tensor's graph that lives longest: whoever keeps any part of the graph keeps it.
-
-    It is the first operation of the forward pass. One that an earlier forward went through
-    as well, such as a weight computed once for many batches, does not belong to this one:
-    then the output's own node stands.
-    """
-    own: Any = tensor.grad_fn
-    if own is None:
-        return None
-    node = own
-    for _ in range(500):
-        for following, _ in node.next_functions:
-            if following is not None and following.next_functions:
-                node = following
-                break
-        else:
-            break
-    if node is own:
-        return own
-    if _SEEN in node.metadata:
-        return own
-    node.metadata[_SEEN] = True
-    return node
-
-
-_RESHAPES = ("View", "Reshape", "Alias", "Squeeze", "Unsqueeze", "Clone", "ToCopy", "T0", "Transpose", "Permute")
-
-
-def _is_added_last(output: torch.Tensor, bias: torch.Tensor) -> bool:
-    """Whether the last thing that makes `output`, but for its shape and type, is the addition of `bias`."""
-    node: Any = output.grad_fn
-    for _ in range(8):
-        following = [n for n, _ in node.next_functions if n is not None] if node is not None else []
-        if any(getattr(n, "variable", None) is bias for n in following):
-            return bool(node.name().startswith(("Addmm", "Add0", "AddBackward", "Linear")))
-        if len(following) != 1 or not node.name().removeprefix("torch::autograd::").startswith(_RESHAPES):
-            return False
-        node = following[0]
-    return False
-
-
-def _steps_taken(optimizer: Optimizer) -> int:
-    """How many steps the optimizer's own state counts; 0 where it keeps no count."""
-    try:
-        counts = [state.get("step") for state in optimizer.state.values() if isinstance(state, dict)]
-        return max((int(count) for count in counts if count is not None), default=0)
-    except (RuntimeError, TypeError, ValueError, AttributeError):
-        return 0
 
 
 def _statistics_version(layers: Sequence[nn.Module]) -> tuple[int, ...]:
@@ -1288,19 +886,3 @@ def _statistics_version(layers: Sequence[nn.Module]) -> tuple[int, ...]:
 
 def _autocast_enabled() -> bool:
     return bool(torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"))
-
-
-def _describe_optimizer(optimizer: Optimizer, model: nn.Module | None) -> dict[str, Any]:
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    trainable = [p for p in model.parameters() if p.requires_grad] if model is not None else []
-    plain: dict[str, Any] = {k: v for k, v in optimizer.defaults.items() if isinstance(v, (int, float, bool, str))}
-    for key, value in optimizer.defaults.items():
-        if isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) for v in value):
-            plain[key] = list(value)
-    return {
-        "family": [c.__name__ for c in type(optimizer).__mro__ if c.__module__.startswith("torch.optim")],
-        "class": type(optimizer).__name__,
-        "defaults": plain,
-        "trainable": len(trainable),
-        "trainable_held": sum(id(p) in held for p in trainable),
-    }

@@ -15,20 +15,21 @@ from torch._C import _functorch
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 
-def values_of(tensor: torch.Tensor) -> np.ndarray:
+def values_of(tensor: torch.Tensor, start: int | None = None, count: int = 0) -> np.ndarray:
     """A copy of the elements, none where they cannot be had. For small tensors numpy is far quicker than torch.
 
-    Inside torch.func.grad and the like no tensor has elements of its own: they are those of what it wraps.
+    With `start`: of at most `count` of them from there on, in one dimension. Inside torch.func.grad and the like no
+    tensor has elements of its own: they are those of what it wraps.
     """
     try:
-        return _copied(tensor)
+        return _copied(tensor, start, count)
     except (RuntimeError, TypeError, NotImplementedError):
         if _functorch.peek_interpreter_stack() is None:
             return np.empty(0)
     try:
         innermost = levels_of(tensor)[-1]
         with temporarily_clear_interpreter_stack():
-            return _copied(innermost)
+            return _copied(innermost, start, count)
     except (RuntimeError, TypeError, NotImplementedError):
         return np.empty(0)
 
@@ -43,14 +44,18 @@ def levels_of(tensor: torch.Tensor) -> list[torch.Tensor]:
     return levels
 
 
-def _copied(tensor: torch.Tensor) -> np.ndarray:
+def _copied(tensor: torch.Tensor, start: int | None, count: int) -> np.ndarray:
     with torch._C.DisableTorchFunctionSubclass():
         plain = tensor.detach()
         exact = plain.dtype in (torch.float32, torch.float64)
         if exact and not (plain.is_cuda or plain.is_conj() or plain.is_neg()):
-            return plain.numpy().copy()
+            return _part(plain.numpy(), start, count)
         plain = plain.resolve_conj().resolve_neg()  # which numpy refuses
-        return (plain if exact else plain.float()).cpu().numpy().copy()
+        return _part((plain if exact else plain.float()).cpu().numpy(), start, count)
+
+
+def _part(array: np.ndarray, start: int | None, count: int) -> np.ndarray:
+    return array.copy() if start is None else array.reshape(-1)[start : start + count].copy()
 
 
 def rms(values: np.ndarray) -> float:

@@ -144,8 +144,9 @@ def cgroup_account() -> Json:
 
 def return_free_memory() -> None:
     """Give the heap's free pages back: they would count in the next step's resident set."""
-    with contextlib.suppress(AttributeError):  # not every libc has it
-        ctypes.CDLL(None).malloc_trim(0)
+    for release in ("MallocExtension_ReleaseFreeMemory", "malloc_trim"):  # tcmalloc's, the C library's
+        with contextlib.suppress(AttributeError):  # not every image has the one, nor every libc the other
+            getattr(ctypes.CDLL(None), release)(0)
 
 
 def resident_bytes(pid: int) -> int:

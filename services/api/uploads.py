@@ -187,8 +187,8 @@ def new_cohort(parameters: CohortParameters) -> tuple[CohortForm, Batch]:
         given = json_body(CohortGiven)
         return CohortForm(name=given.name, challenge=given.challenge), _from_json(given.submissions)
     if request.mimetype == FORM:
-        return _form(CohortForm), _from_form()
-    batch = _from_bare_body()
+        return _form(CohortForm), _not_empty(_from_form())
+    batch = _not_empty(_from_bare_body())
     try:
         return CohortForm.model_validate(parameters.model_dump(exclude_none=True)), batch
     except ValidationError as error:
@@ -212,8 +212,16 @@ def more_programs() -> Batch:
         if request.form:
             name = next(iter(request.form))
             raise ApiProblem(422, "Only files are taken here.", "invalid-request", [(f"/{name}", "not a file")])
-        return _from_form()
-    return _from_bare_body()
+        return _not_empty(_from_form())
+    return _not_empty(_from_bare_body())
+
+
+def _not_empty(batch: Batch) -> Batch:
+    """The same. Raises ApiProblem where no program came: whoever sends files means to hand some in."""
+    if not batch.programs:
+        errors = [(f"/{refused.name}", refused.reason) for refused in batch.refused]
+        raise ApiProblem(422, "There is no program (.py) in what was sent.", "no-programs", errors[:_MOST_PASSED_OVER])
+    return batch
 
 
 def chosen_files() -> Batch:
@@ -349,10 +357,12 @@ def _from_zip(stream: IO[bytes], unpacked_bytes: int = 0) -> Batch:
         batch = Batch(unpacked_bytes=found.unpacked_bytes)
         batch.refused += _passed_over(found.passed_over)
         for item in found.items:
+            # Members of one name are told apart by their zip's, which here is ours.
+            name = _clean_name(item.name.removeprefix(f"{path.name}/"), folders=True)
             try:
-                batch.programs.append(Program(_clean_name(item.name, folders=True), item.load()))
+                batch.programs.append(Program(name, item.load()))
             except UnusableFile as error:
-                batch.refused.append(RefusedFile(name=_clean_name(item.name, folders=True), reason=str(error)))
+                batch.refused.append(RefusedFile(name=name, reason=str(error)))
     return batch
 
 

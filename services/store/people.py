@@ -10,6 +10,7 @@ import functools
 import hashlib
 import secrets
 import threading
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -28,6 +29,7 @@ from services.store.tables import Id, Key, Table, Time, Words, clean
 Role = Literal["recruiter", "interviewer", "admin"]
 ROLES: tuple[Role, ...] = ("recruiter", "interviewer", "admin")
 SHORTEST_PASSWORD, LONGEST_PASSWORD = 12, 256
+_NO_PART_OF_A_LINE = ("Cc", "Cs", "Zl", "Zp")  # controls, halves of characters, ends of lines and paragraphs
 _TOKEN_BYTES = 32
 _SEEN_EVERY_US = us(60)
 R = TypeVar("R")
@@ -92,8 +94,13 @@ class PeoplePart(Part):
     """Users and their sessions."""
 
     def create_user(self, email: str, name: str, role: Role, password: str, *, actor: str = "system") -> User:
-        """A new user. Raises ValueError for an e-mail, role or password that will not do, Conflict if there is one."""
-        address = _address(email)
+        """A new user.
+
+        Raises:
+            ValueError: an e-mail, a name, a role or a password that will not do.
+            Conflict: there is one with this address.
+        """
+        address, shown = _address(email), _name(name)
         if role not in ROLES:
             raise ValueError(f"roles are {', '.join(ROLES)}")
         hashed = _hashed(password)
@@ -102,7 +109,7 @@ class PeoplePart(Part):
             values = {
                 "id": new_id("usr", now_us),
                 "email": address,
-                "name": name.strip()[:200] or address,
+                "name": shown or address,
                 "role": role,
                 "password_hash": hashed,
                 "failures": 0,
@@ -259,6 +266,14 @@ def _address(email: str) -> str:
     if not (name and at and host) or len(address) > 200 or not address.isprintable() or " " in address:
         raise ValueError("that is no e-mail address")
     return address
+
+
+def _name(name: str) -> str:
+    """What notes are signed with: one line."""
+    shown = clean(name.strip())[:200]
+    if any(unicodedata.category(character) in _NO_PART_OF_A_LINE for character in shown):
+        raise ValueError("a name is one line, without control characters")
+    return shown
 
 
 def _hashed(password: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from challenges.spiral import data, judge
+from challenges.spiral import data, judge, sights, steps
 from grading.challenge import CHALLENGES_ROOT, load_challenge
 from grading.evidence import EvidenceLog, Record
 from grading.judgement import Secrets, SeenRun
@@ -71,7 +71,7 @@ def curve(loss: Loss, classes: int = 4, weights: Sequence[float] = ()) -> dict[t
     """The mean loss over labels, as the probe forces it: right 1 or 0, and the magnitude."""
     shares = np.array(weights or [1.0] * classes)
     values: dict[tuple[int, float], float | None] = {}
-    for right, magnitude in itertools.product((1, 0), judge.MAGNITUDES):
+    for right, magnitude in itertools.product((1, 0), steps.MAGNITUDES):
         rows = []
         for label in range(classes):
             scores = np.zeros(classes)
@@ -82,7 +82,7 @@ def curve(loss: Loss, classes: int = 4, weights: Sequence[float] = ()) -> dict[t
 
 
 def unsquashed(loss: Loss, classes: int = 4, weights: Sequence[float] = ()) -> bool:
-    decided = judge._unsquashed(curve(loss, classes, weights))
+    decided = sights._unsquashed(curve(loss, classes, weights))
     assert decided is not None
     return decided[0]
 
@@ -148,12 +148,12 @@ def test_class_weights_change_nothing(weights: list[float]) -> None:
 
 @pytest.mark.parametrize("missing", [None, math.nan])
 def test_a_curve_with_holes_decides_nothing(missing: float | None) -> None:
-    assert judge._unsquashed({}) is None
-    assert judge._unsquashed({**curve(cross_entropy), (0, judge.MAGNITUDES[1]): missing}) is None
+    assert sights._unsquashed({}) is None
+    assert sights._unsquashed({**curve(cross_entropy), (0, steps.MAGNITUDES[1]): missing}) is None
 
 
 def test_a_loss_that_ignores_the_scores_decides_nothing() -> None:
-    assert judge._unsquashed(curve(lambda scores, label: 1.0)) is None
+    assert sights._unsquashed(curve(lambda scores, label: 1.0)) is None
 
 
 # -- the sentinel's loss and weights ----------------------------------------------------------
@@ -165,14 +165,14 @@ def test_the_trajectory_is_the_one_that_torch_takes(seed: str, accumulate: bool)
     import torch
     from torch.nn.functional import cross_entropy as loss_of
 
-    inputs = judge.sentinel_inputs(Secrets(seed))
+    inputs = steps.sentinel_inputs(Secrets(seed))
     weight = torch.tensor(inputs["weight"], requires_grad=True)
     bias = torch.tensor(inputs["bias"], requires_grad=True)
-    optimizer = torch.optim.SGD([weight, bias], lr=judge.SGD_LR)
+    optimizer = torch.optim.SGD([weight, bias], lr=steps.SGD_LR)
     losses, hits = [], []
     for x, y in zip(
-        torch.tensor(inputs["train_x"]).split(judge.BATCH_ROWS),
-        torch.tensor(inputs["train_y"]).split(judge.BATCH_ROWS),
+        torch.tensor(inputs["train_x"]).split(steps.BATCH_ROWS),
+        torch.tensor(inputs["train_y"]).split(steps.BATCH_ROWS),
         strict=True,
     ):
         if not accumulate:
@@ -184,7 +184,7 @@ def test_the_trajectory_is_the_one_that_torch_takes(seed: str, accumulate: bool)
         losses.append(loss.item())
         hits.append((scores.argmax(1) == y).float().mean().item())
 
-    (got_weight, got_bias), loss, accuracy = judge.trajectory(inputs, accumulate=accumulate)
+    (got_weight, got_bias), loss, accuracy = sights.trajectory(inputs, accumulate=accumulate)
 
     np.testing.assert_allclose(got_weight, weight.detach().numpy(), atol=1e-5)
     np.testing.assert_allclose(got_bias, bias.detach().numpy(), atol=1e-5)
@@ -194,8 +194,8 @@ def test_the_trajectory_is_the_one_that_torch_takes(seed: str, accumulate: bool)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_clearing_and_piling_up_end_far_apart(seed: str) -> None:
     """The comparison allows 1e-4; the two must never come near each other."""
-    inputs = judge.sentinel_inputs(Secrets(seed))
-    right, wrong = (judge.trajectory(inputs, accumulate=a)[0][0] for a in (False, True))
+    inputs = steps.sentinel_inputs(Secrets(seed))
+    right, wrong = (sights.trajectory(inputs, accumulate=a)[0][0] for a in (False, True))
 
     assert np.abs(right - wrong).max() > 0.1
 
@@ -210,45 +210,45 @@ def returned(*pair: object) -> SeenRun:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_combination_of_modes_is_read_off_the_returned_values(seed: str) -> None:
     secrets = Secrets(seed)
-    tables = judge._mode_tables(secrets)
+    tables = sights.mode_tables(secrets)
     modes = list(itertools.product((0, 1), repeat=3))
     unread = 0
-    for combination in itertools.product(modes, repeat=judge.BATCHES):
-        loss, accuracy = (judge._mean(tables, combination, which) for which in (0, 1))
-        decoded = judge.decode_modes(secrets, returned(float(np.float32(loss)), accuracy))
+    for combination in itertools.product(modes, repeat=steps.BATCHES):
+        loss, accuracy = (sights.mean(tables, combination, which) for which in (0, 1))
+        decoded = sights.decode_modes(secrets, returned(float(np.float32(loss)), accuracy))
         unread += decoded is None
         assert decoded in (None, list(combination))
-    right = [(0, 0, 0)] * judge.BATCHES
+    right = [(0, 0, 0)] * steps.BATCHES
 
     assert unread <= 10, "two combinations may share a loss; they are then left open, hardly ever"
-    assert judge.decode_modes(secrets, returned(*(judge._mean(tables, right, i) for i in (0, 1)))) == right
+    assert sights.decode_modes(secrets, returned(*(sights.mean(tables, right, i) for i in (0, 1)))) == right
 
 
 @pytest.mark.parametrize(
     "pair", [(), (None, None), ("nan", 0.5), ("inf", 0.5), (True, 0.5), ({}, 0.5), (1.0,), (1, 2, 3)]
 )
 def test_what_is_no_pair_of_numbers_is_not_read(pair: tuple[object, ...]) -> None:
-    assert judge.decode_modes(Secrets("0"), returned(*pair)) is None
+    assert sights.decode_modes(Secrets("0"), returned(*pair)) is None
 
 
 @given(st.floats(0.0, 5.0), st.floats(0.0, 1.0))
 @settings(max_examples=50, deadline=None)
 def test_a_loss_that_no_mode_gives_is_not_read(loss: float, accuracy: float) -> None:
     secrets = Secrets("0")
-    tables = judge._mode_tables(secrets)
-    possible = [judge._mean(tables, c, 0) for c in itertools.product(tables[0], repeat=judge.BATCHES)]
-    decoded = judge.decode_modes(secrets, returned(loss, accuracy))
+    tables = sights.mode_tables(secrets)
+    possible = [sights.mean(tables, c, 0) for c in itertools.product(tables[0], repeat=steps.BATCHES)]
+    decoded = sights.decode_modes(secrets, returned(loss, accuracy))
 
-    assert decoded is None or min(abs(loss - p) for p in possible) < judge.VALUE_TOLERANCE
+    assert decoded is None or min(abs(loss - p) for p in possible) < sights.VALUE_TOLERANCE
 
 
 def test_the_values_of_one_grade_say_nothing_under_the_secrets_of_another() -> None:
-    tables = judge._mode_tables(Secrets("mine"))
-    right = [(0, 0, 0)] * judge.BATCHES
-    known = returned(judge._mean(tables, right, 0), judge._mean(tables, right, 1))
+    tables = sights.mode_tables(Secrets("mine"))
+    right = [(0, 0, 0)] * steps.BATCHES
+    known = returned(sights.mean(tables, right, 0), sights.mean(tables, right, 1))
 
-    assert judge.decode_modes(Secrets("mine"), known) == right
-    assert judge.decode_modes(Secrets("yours"), known) is None
+    assert sights.decode_modes(Secrets("mine"), known) == right
+    assert sights.decode_modes(Secrets("yours"), known) is None
 
 
 # -- rows -------------------------------------------------------------------------------------
@@ -265,7 +265,7 @@ def test_the_rows_drawn_here_are_those_that_the_problem_file_validates_on() -> N
 
 
 def test_held_out_rows_are_drawn_anew_and_lie_on_the_same_spiral() -> None:
-    mine, yours = (judge.held_out_rows(Secrets(seed)) for seed in ("a", "b"))
+    mine, yours = (steps.held_out_rows(Secrets(seed)) for seed in ("a", "b"))
 
     assert mine[0].shape == yours[0].shape == (1000, 2)
     assert np.bincount(mine[1]).tolist() == [250] * 4
@@ -281,7 +281,7 @@ def test_nothing_secret_is_in_the_plan() -> None:
     crossing += b"".join(array.data for step in plan.steps for array in step.arrays.values())
 
     assert secrets.seed.encode() not in crossing
-    assert judge.held_out_rows(secrets)[1].tobytes() not in crossing
+    assert steps.held_out_rows(secrets)[1].tobytes() not in crossing
     assert not {"challenges.spiral.judge", "challenges.spiral.mutations", "challenges.spiral.data"} & set(plan.modules)
 
 
@@ -316,18 +316,18 @@ def on_a_gpu(
     ],
 )
 def test_where_its_own_run_trained_is_read_off_a_real_gpu(trained_on: object, verdict: str | None) -> None:
-    sight = judge._device_run(on_a_gpu(trained_on))
+    sight = sights._device_run(on_a_gpu(trained_on))
     assert (sight.verdict.value if sight is not None else None) == verdict
 
 
 def test_without_a_gpu_the_own_run_says_nothing_of_it() -> None:
-    assert judge._device_run(on_a_gpu({"cpu": 640}, there=False)) is None
+    assert sights._device_run(on_a_gpu({"cpu": 640}, there=False)) is None
 
 
 def test_who_insists_on_a_gpu_fails_wherever_it_is_graded() -> None:
-    sight = judge._fails_without_gpu(on_a_gpu({"cuda": 640}, insists=True))
+    sight = sights._fails_without_gpu(on_a_gpu({"cuda": 640}, insists=True))
     assert sight is not None and sight.verdict.value == "not_fixed"
-    assert judge._fails_without_gpu(on_a_gpu({"cuda": 640})) is None
+    assert sights._fails_without_gpu(on_a_gpu({"cuda": 640})) is None
 
 
 @pytest.mark.parametrize(("peak", "doubted"), [(600 << 20, False), (0, True), (None, False)])

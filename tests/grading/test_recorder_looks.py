@@ -18,11 +18,13 @@ import pytest
 import torch
 from torch import nn
 
-from grading.probes import recorder
+from grading.probes import backwards, frames, recorder
 from grading.probes.columns import BACKWARD_COLUMNS, CONTEXTS, FORWARD_COLUMNS
 from grading.probes.ghost import GhostDevice, device_of
+from grading.probes.graphs import Token, deepest_node
+from grading.probes.optimizers import steps_taken
 from grading.probes.program import Ending
-from grading.probes.recorder import Recorder, Token, _deepest_node, _steps_taken
+from grading.probes.recorder import Recorder
 
 
 def _watch() -> Recorder:
@@ -39,15 +41,15 @@ def _stepped(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> None:
 def test_the_optimizer_that_steps_is_told_from_one_made_later(real: Any, decoy: Any) -> None:
     parameter, watch = nn.Parameter(torch.zeros(3)), _watch()
     settings = {"momentum": 0.9} if real is torch.optim.SGD else {}
-    watch.made_optimizers = [real([parameter], lr=0.04, **settings), decoy([parameter], lr=1e-3)]
+    watch.optimizers.made = [real([parameter], lr=0.04, **settings), decoy([parameter], lr=1e-3)]
     for _ in range(3):
-        _stepped(watch.made_optimizers[0], parameter)
-        assert watch._optimizer_of(parameter, moved=True) is watch.made_optimizers[0]
-    assert watch._optimizer_of(parameter, moved=False) is watch.made_optimizers[0]
-    _stepped(watch.made_optimizers[1], parameter)
+        _stepped(watch.optimizers.made[0], parameter)
+        assert watch.optimizers.of(parameter, moved=True) is watch.optimizers.made[0]
+    assert watch.optimizers.of(parameter, moved=False) is watch.optimizers.made[0]
+    _stepped(watch.optimizers.made[1], parameter)
     if decoy is torch.optim.Adam:
-        assert watch._optimizer_of(parameter, moved=True) is watch.made_optimizers[1]
-        assert _steps_taken(watch.made_optimizers[1]) == 1
+        assert watch.optimizers.of(parameter, moved=True) is watch.optimizers.made[1]
+        assert steps_taken(watch.optimizers.made[1]) == 1
 
 
 def test_a_graph_kept_below_the_output_keeps_its_token() -> None:
@@ -56,7 +58,7 @@ def test_a_graph_kept_below_the_output_keeps_its_token() -> None:
         hidden = model[:2](torch.randn(5, 2))
         output = model[2](hidden)
         token = Token(serial, alive, 0)
-        _deepest_node(output).register_prehook(lambda _, tied=token: None)
+        deepest_node(output).register_prehook(lambda _, tied=token: None)
         if serial % 2:
             kept.append(hidden)
         output.sum().backward()
@@ -74,7 +76,7 @@ def test_a_weight_computed_once_for_many_batches_belongs_to_none_of_them() -> No
     for serial in range(3):
         output = nn.functional.linear(torch.randn(5, 2), weight)
         token = Token(serial, alive, 0)
-        _deepest_node(output).register_prehook(lambda _, tied=token: None)
+        deepest_node(output).register_prehook(lambda _, tied=token: None)
         output.sum().backward(retain_graph=True)
     del output, token
     gc.collect()
@@ -233,7 +235,7 @@ def test_beyond_the_passes_that_are_all_looked_at_some_still_are_and_all_are_cou
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name, value in (("CLOSE_PASSES", 64), ("STRETCH", 8), ("LATE_SHARE", 0.25)):
-        monkeypatch.setattr(recorder, name, value)
+        monkeypatch.setattr(backwards, name, value)
     told: dict[str, Any] = {}
     watch = Recorder(lambda name, data, *_: told.update({name: data}), "x", thorough=False, seed=1)
 
@@ -241,7 +243,7 @@ def test_beyond_the_passes_that_are_all_looked_at_some_still_are_and_all_are_cou
         _steps(watch, 1000, clears_until=80)
         watch.finish()
 
-    rows = np.array(watch.backwards)
+    rows = np.array(watch.backwards.rows)
     assert 64 < len(rows) < 600, "a part of the later ones"
     left_over, moved = (rows[:, BACKWARD_COLUMNS.index(name)] > 0 for name in ("left_over", "moved"))
     assert not left_over[:64].any() and left_over[64:].mean() > 0.9, "what began late shows"
@@ -261,7 +263,7 @@ def test_gradients_that_are_assigned_are_told_from_those_that_add_up(adds: bool)
             ):
                 parameter.grad = gradient + (parameter.grad if adds and parameter.grad is not None else 0)
             optimizer.step()
-    left_over = np.array(watch.backwards)[2:, BACKWARD_COLUMNS.index("left_over")]
+    left_over = np.array(watch.backwards.rows)[2:, BACKWARD_COLUMNS.index("left_over")]
     assert (left_over == (1.0 if adds else 0.5)).all()
 
 
@@ -311,10 +313,10 @@ def test_looking_at_variables_keeps_nothing_alive() -> None:
     def program() -> tuple[Any, dict[str, Any]]:
         thing = _Thing()
         gone = weakref.ref(thing)
-        seen = set(recorder._variables(sys._getframe()))
+        seen = set(frames.variables_of(sys._getframe()))
         assert {"thing", "gone"} <= seen
         del thing
-        return gone(), recorder._variables(sys._getframe())
+        return gone(), frames.variables_of(sys._getframe())
 
     alive, later = program()
     assert alive is None and "thing" not in later
@@ -324,11 +326,11 @@ def test_looking_at_variables_leaves_the_programs_own_dict_of_them() -> None:
     def program() -> dict[str, Any]:
         rate = 1e-3
         mine = locals()
-        recorder._variables(sys._getframe())
+        frames.variables_of(sys._getframe())
         return {"rate": mine["rate"], "is": rate}
 
     assert program() == {"rate": 1e-3, "is": 1e-3}
-    names: dict[str, Any] = {"look": lambda: recorder._variables(sys._getframe(1)), "kept": 1}
+    names: dict[str, Any] = {"look": lambda: frames.variables_of(sys._getframe(1)), "kept": 1}
     exec("look()", names)
     assert names["kept"] == 1, "a module's frame has the module's own names"
 

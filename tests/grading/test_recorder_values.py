@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from grading.probes import recorder, values
+from grading.probes import graphs, optimizers, recorder, values
 from grading.probes.columns import BACKWARD_COLUMNS
 
 
@@ -137,21 +137,21 @@ def test_gradient_that_a_step_used_is_read_off_the_optimizer(kind: Any, stashes:
     model = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 3))
     optimizer = kind(model.parameters(), lr=1e-3)
     watch = recorder.Recorder(lambda *_: None, "x", thorough=False)
-    watch.made_optimizers.append(optimizer)
+    watch.optimizers.made.append(optimizer)
     kept = [torch.zeros_like(p) for p in model.parameters()]
     for _ in range(30):
         x, y = torch.randn(16, 2), torch.randint(0, 3, (16,))
         optimizer.zero_grad()
         output = model(x)
         row = [0.0] * 14
-        output.register_hook(lambda g, row=row, out=output: watch._note_backward(row, model, out, g))
+        output.register_hook(lambda g, row=row, out=output: watch.backwards.note(row, model, out, g))
         nn.functional.cross_entropy(output, y).backward()
         if stashes:
             for stash, parameter in zip(kept, model.parameters(), strict=True):
                 parameter.grad += stash
                 stash.copy_(parameter.grad)
         optimizer.step()
-    told = np.array(watch.backwards)
+    told = np.array(watch.backwards.rows)
     seen, summed = (told[:, BACKWARD_COLUMNS.index(name)] for name in ("agreement", "summed"))
     seen, summed = seen[np.isfinite(seen)], summed[np.isfinite(summed)]
     if kind is torch.optim.SGD:
@@ -165,11 +165,11 @@ def test_gradient_that_a_step_used_is_read_off_the_optimizer(kind: Any, stashes:
 def test_steps_are_counted_by_the_optimizers_own_state() -> None:
     parameter = nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.Adam([parameter])
-    assert recorder._steps_taken(optimizer) == 0
+    assert optimizers.steps_taken(optimizer) == 0
     for _ in range(3):
         parameter.grad = torch.ones(2)
         optimizer.step()
-    assert recorder._steps_taken(optimizer) == 3
+    assert optimizers.steps_taken(optimizer) == 3
 
 
 def test_values_that_numpy_refuses_are_read_all_the_same() -> None:
@@ -204,4 +204,4 @@ def test_a_bias_is_added_last_where_nothing_but_shapes_follows(after: tuple[nn.M
     last = nn.Linear(3, 4)
     output = nn.Sequential(nn.Linear(2, 3), last, *after)(torch.randn(5, 2))
     assert last.bias is not None
-    assert recorder._is_added_last(output, last.bias) is added
+    assert graphs.is_added_last(output, last.bias) is added

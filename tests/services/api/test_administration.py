@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from services.store import Pool
 from tests.services.api.conftest import PROGRAM, Api, problem
 
-HIDDEN = ("solution.py", "guide.toml", "judge.py", "probes.py", "mutations.py", "manifest.toml")
+HIDDEN = ("solution.py", "guide.toml", "judge.py", "sights.py", "probes.py", "mutations.py", "manifest.toml")
 CHALLENGE = Path(__file__).parents[3] / "challenges" / "spiral"
 
 

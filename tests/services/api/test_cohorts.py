@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import warnings
+import zipfile
 from typing import Any
 
 import pytest
@@ -126,6 +128,30 @@ class TestIn:
         body = api("POST", "/cohorts", data={"name": "Spring", "challenge": "spiral", "files": files}).json
         assert body["accepted"] == 1
         assert {one["name"] for one in body["refused"]} == {"large.py", "l.py"}
+
+    def test_files_without_a_program_make_no_cohort(self, api: Api):
+        empty, notes = a_zip({}), a_zip({"notes.txt": b"?"})
+        for data, told in ((empty, []), (notes, [{"pointer": "/notes.txt", "detail": "not a .py file"}])):
+            body = data.getvalue()
+            response = api("POST", "/cohorts?name=x&challenge=spiral", data=body, content_type="application/zip")
+            problem(response, 422, "no-programs")
+            assert response.json.get("errors", []) == told
+            form = {"name": "x", "challenge": "spiral", "files": [(io.BytesIO(body), "all.zip")]}
+            problem(api("POST", "/cohorts", data=form), 422, "no-programs")
+        problem(api("POST", "/cohorts?name=x&challenge=spiral", data=b"\n", content_type="application/x-ndjson"), 422)
+        assert api("GET", "/cohorts").json["data"] == []
+
+    def test_members_of_one_name_are_told_apart_by_a_number(self, api: Api):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # zipfile's, of names that come twice
+            twice = io.BytesIO()
+            with zipfile.ZipFile(twice, "w") as archive:
+                archive.writestr("a.py", "fixed=1")
+                archive.writestr("a.py", "fixed=2")
+        response = api(
+            "POST", "/cohorts?name=x&challenge=spiral", data=twice.getvalue(), content_type="application/zip"
+        )
+        assert names(api, response.json["id"]) == ["a.py", "a.py (2)"]
 
     def test_a_backlog_refuses_the_whole(self, make_api: Any):
         api = make_api(api_backlog_limit=2)

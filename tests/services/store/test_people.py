@@ -50,6 +50,13 @@ def test_what_is_no_address_is_refused(store: Store, email: str) -> None:
         store.create_user(email, "Ada", "admin", PASSWORD)
 
 
+@pytest.mark.parametrize("name", ["Ada\x1b[31m", "Ada\nLovelace", "Ada\u2028L", "Ada\x7f"])
+def test_a_name_is_one_line(store: Store, name: str) -> None:
+    with pytest.raises(ValueError, match="one line"):
+        store.create_user("ada@example.org", name, "admin", PASSWORD)
+    assert store.list_users() == []
+
+
 @pytest.mark.parametrize("password", ["", "x" * 11, "x" * 257])
 def test_passwords_have_bounds(store: Store, password: str) -> None:
     with pytest.raises(ValueError, match="12 to 256"):
