@@ -241,7 +241,8 @@ class Recorder:
                 break
             if frame.f_code.co_name == "forward":
                 direct = self._model_run_by(frame)
-                if direct is not None and direct is not module:
+                # One that does not know the module as its part only passes rows on to it.
+                if direct is not None and direct is not module and any(one is module for one in modules_of(direct)):
                     return type(direct)
             context = codes.get(frame.f_code)
             if context is not None:
