@@ -24,7 +24,7 @@ import mmap
 import random
 import types
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -503,7 +503,7 @@ class _Slopes:
         for handle in self.handles:
             handle.remove()
 
-    def _listener(self, part: slice) -> Callable[..., None]:
+    def _listener(self, part: Columns) -> Callable[..., None]:
         def arrived(gradient: torch.Tensor) -> None:
             scores = values.values_of(gradient).reshape(len(gradient), -1)
             along = self.along[:, part].numpy()
@@ -591,7 +591,8 @@ def _forcing(forced: torch.Tensor) -> Callable[..., torch.Tensor]:
     return hook
 
 
-Layers = list[tuple[nn.Module, slice]]  # with the columns of the scores that each gives
+Columns = slice | list[int]
+Layers = list[tuple[nn.Module, Columns]]  # with the columns of the scores that each gives
 
 
 def _force_outputs(layers: Layers, scores: torch.Tensor) -> Callable[[], None]:
@@ -610,7 +611,8 @@ def _score_layers(model: nn.Module, x: torch.Tensor) -> tuple[Layers, int]:
 
     One layer, the last with parameters whose output has as many columns as the model's, or all such together (experts
     and what mixes them, members of which one is drawn); or the last several, one a class or so, whose outputs beside
-    each other are in the same order as the model's. Whatever they are made to give, the model's answer has to follow.
+    each other are in the same order as the model's; or the last of all, which gives each score several times. Whatever
+    they are made to give, the model's answer has to follow.
     """
     calls: list[tuple[nn.Module, torch.Tensor]] = []
     called: list[set[nn.Module]] = []
@@ -639,10 +641,12 @@ def _score_layers(model: nn.Module, x: torch.Tensor) -> tuple[Layers, int]:
     given = [(m, out) for m, out in rows if out.shape[:-1] == output.shape[:-1]]
     fitting = list(dict.fromkeys(m for m, out in given if out.shape == output.shape))
     if not fitting:
-        return _split_heads(given, output), classes
+        split = _split_heads(given, output)
+        repeated = (layers for layers in _repeated_heads(rows[-1:], output) if not split)
+        return split or next((r for r in repeated if _answer_follows(model, x.to(kind), r, classes)), []), classes
     drawn = any(m not in some for m in fitting for some in called)  # which of them answers is another matter each time
     for chosen in (fitting,) if drawn else (fitting[-1:], fitting):
-        layers = [(m, slice(0, classes)) for m in chosen]
+        layers: Layers = [(m, slice(0, classes)) for m in chosen]
         if _answer_follows(model, x.to(kind), layers, classes):
             return layers, classes
     return [], classes
@@ -683,6 +687,16 @@ def _split_heads(given: Sequence[tuple[nn.Module, torch.Tensor]], output: torch.
     ends = list(itertools.accumulate(int(out.shape[-1]) for _, out in last))
     parts = [slice(end - int(out.shape[-1]), end) for (_, out), end in zip(last, ends, strict=True)]
     return [(m, part) for (m, _), part in zip(last, parts, strict=True)] if float(alike) > 0.9 else []
+
+
+def _repeated_heads(last: Sequence[tuple[nn.Module, torch.Tensor]], output: torch.Tensor) -> Iterator[Layers]:
+    """A layer that gives each score several times, head by head or class by class, as far as its size tells."""
+    for module, out in last:
+        times, rest = divmod(out.numel(), output.numel())
+        if len(out) == len(output) and times > 1 and not rest:
+            classes = range(output.shape[-1])
+            yield [(module, [*classes] * times)]
+            yield [(module, [column for column in classes for _ in range(times)])]
 
 
 def _is_innermost(module: nn.Module) -> bool:

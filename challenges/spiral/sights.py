@@ -96,7 +96,9 @@ def sights_by_bug(secrets: Secrets, seen: SeenRun, real: Table, mini: Table) -> 
         "device": [_fails_without_gpu(seen), _device_run(seen), _device(seen)],
         "shuffle": _first_conclusive(_shuffle(secrets, real, RUN), _shuffle(secrets, mini, MINI))
         or [_shuffle_loader(seen)],
-        "lr": _unless(_far_moves(mini), _first_conclusive(_rate(real, RUN), _rate(mini, MINI)) or [_rate_made(real)]),
+        "lr": _unless(
+            _far_moves(mini), _first_conclusive(_rate(real, RUN), _rate(mini, MINI)) or [_rate_made(seen, real)]
+        ),
     }
 
 
@@ -719,14 +721,15 @@ def _far_moves(mini: Table) -> Sight | None:
     return Sight(Q, text, OBSERVED, MINI)
 
 
-def _rate_made(real: Table) -> Sight | None:
-    """The rate of an optimizer that was made and never stepped, since the program crashed before it trained."""
+def _rate_made(seen: SeenRun, real: Table) -> Sight | None:
+    """The rate of an optimizer that stepped once at most, since the program crashed before it trained on."""
     made = real.optimizers_made()
-    if real.trained_any() or not made:
+    begun = real.trained_any()
+    if not made or (begun and (len(real.backwards) > 1 or ended_well(seen))):
         return None
     sound = [rate <= _largest_rate(made_one) for made_one, rate in made]
     text = " and ".join(f"{made_one.name} at {rate:.3g}" for made_one, rate in made)[:120]
-    text = f"it makes {text}, and crashes before the first step"
+    text = f"it makes {text}, and crashes before the {'second' if begun else 'first'} step"
     if all(sound):
         return Sight(F, text, OBSERVED, RUN)
     if not any(sound) and not integer(real.summary.get("scheduled")):  # a schedule may have been the mend

@@ -27,6 +27,7 @@ def test_every_file_of_the_corpus_has_its_verdicts_written_down() -> None:
         "device_if_initialized",  # asks whether CUDA has been used, not whether it is there
         "float64_two_passes",  # its rows are of the model's kind, not of the probes'
         "handwritten_momentum",  # an optimizer of its own, whose step scales with the gradient
+        "heads_averaged_as_one_layer",  # its last layer gives each score five times
         "hooks_put_things_right",  # a hook of its step sets the rate
         "jit_scripted",  # what is watched cannot be compiled
         "lbfgs_large_batches",  # shows the same rows several times in a row
