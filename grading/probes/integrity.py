@@ -58,8 +58,16 @@ class _Remembered:
         self.code = {name: value.__code__ for name, value in self.held.items() if isinstance(value, types.FunctionType)}
 
 
+def _trusted_roots() -> tuple[str, ...]:
+    """Folders of torch, numpy and Python. Packages may lie elsewhere than the interpreter's own, as in the image."""
+    packages = {os.path.dirname(os.path.dirname(str(package.__file__))) for package in (torch, np)}
+    folders = {str(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return tuple(os.path.join(folder, "") for folder in packages | folders)
+
+
 # Taken when the probes are imported, which a warm sandbox does before the submission is there.
 _PRISTINE = [_Remembered(owner) for owner in _WATCHED]
+_TRUSTED_ROOTS = _trusted_roots()
 
 
 class Fingerprint:
@@ -67,10 +75,7 @@ class Fingerprint:
 
     def __init__(self, extra: tuple[Any, ...] = ()) -> None:
         self.before = [*_PRISTINE, *map(_Remembered, extra)]
-        # Packages may lie elsewhere than the interpreter's own folders, as in the sandbox's image.
-        packages = {os.path.dirname(os.path.dirname(str(package.__file__))) for package in (torch, np)}
-        folders = {str(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-        self.trusted_roots = tuple(os.path.join(folder, "") for folder in packages | folders)
+        self.trusted_roots = _TRUSTED_ROOTS
         self._vars, self._getattr = vars, getattr
 
     def changed(self) -> list[str]:
