@@ -98,7 +98,9 @@ def test_a_missing_schema_is_named(assay: Assay) -> None:
 
 def test_people_are_let_in_and_out(assay: Assay, url: str) -> None:
     assay("db", "upgrade")
-    made = assay("users", "create", "Ada@example.org", "--role", "admin", "--name", "Ada\x1b[2J")
+    escape = assay("users", "create", "Ada@example.org", "--role", "admin", "--name", "Ada\x1b[2J")
+    assert escape.exit_code == 2 and "one line" in escape.stderr and not escape.stdout
+    made = assay("users", "create", "Ada@example.org", "--role", "admin", "--name", "Ada\u202e")
     password = made.stdout.strip()
     assert made.exit_code == 0 and len(password) >= 12 and password not in made.stderr
 
@@ -120,7 +122,7 @@ def test_people_are_let_in_and_out(assay: Assay, url: str) -> None:
     assert assay(*crlf, stdin="eve's own password\r\n").exit_code == 0
     assert signs_in("eve's own password", "eve@example.org")
     listed = assay("users", "list")
-    assert "ada@example.org" in listed.stdout and "\x1b" not in listed.stdout
+    assert "ada@example.org" in listed.stdout and "\u202e" not in listed.stdout
     renewed = assay("users", "password", "ada@example.org").stdout.strip()
     assert signs_in(renewed) and not signs_in(password)
     assert assay("users", "disable", "ada@example.org").exit_code == 0 and not signs_in(renewed)
