@@ -640,13 +640,13 @@ def _score_layers(model: nn.Module, x: torch.Tensor) -> tuple[Layers, int]:
     rows = [(m, _rows_of(out)) for m, out in calls if isinstance(out, torch.Tensor)]
     given = [(m, out) for m, out in rows if out.shape[:-1] == output.shape[:-1]]
     fitting = list(dict.fromkeys(m for m, out in given if out.shape == output.shape))
-    if not fitting:
-        split = _split_heads(given, output)
-        repeated = (layers for layers in _repeated_heads(rows[-1:], output) if not split)
-        return split or next((r for r in repeated if _answer_follows(model, x.to(kind), r, classes)), []), classes
+    split = [] if fitting else _split_heads(given, output)
+    if split:
+        return split, classes
     drawn = any(m not in some for m in fitting for some in called)  # which of them answers is another matter each time
-    for chosen in (fitting,) if drawn else (fitting[-1:], fitting):
-        layers: Layers = [(m, slice(0, classes)) for m in chosen]
+    choices = [fitting] if drawn else [fitting[-1:], fitting]
+    whole: list[Layers] = [[(m, slice(0, classes)) for m in chosen] for chosen in choices]
+    for layers in whole if fitting else _repeated_heads(rows[-1:], output):
         if _answer_follows(model, x.to(kind), layers, classes):
             return layers, classes
     return [], classes

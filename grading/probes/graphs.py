@@ -13,6 +13,7 @@ import torch
 _SEEN = "assay.seen"
 _RESHAPES = ("View", "Reshape", "Alias", "Squeeze", "Unsqueeze", "Clone", "ToCopy", "T0", "Transpose", "Permute")
 
+# Read past whatever a subclass of Tensor makes of them. torch's stubs know neither as the descriptors that they are.
 _requires_grad = torch.Tensor.requires_grad.__get__  # type: ignore[attr-defined]
 _grad_fn = torch.Tensor.grad_fn.__get__  # type: ignore[union-attr]
 

@@ -1,4 +1,4 @@
-"""Compiles the image's packages once and for all, torch without its docstrings. Runs while the image is built.
+"""Compiles the image's packages once and for all, torch and numpy without docstrings. Runs while the image is built.
 
     python3.11 bytecode.py /packages
 
