@@ -86,7 +86,7 @@ def sights_by_bug(secrets: Secrets, seen: SeenRun, real: Table, mini: Table) -> 
             [_softmax_run(real, mini), _softmax(seen), _softmax_plain(real, RUN), _softmax_plain(mini, MINI)],
         ),
         "zero-grad": [*_worse_first(_zero_grad_run(real, mini), closely), _zero_grad_call(secrets, seen)],
-        "loss-leak": _worse_first(_leak_run(real, RUN), _leak_run(direct, DIRECT), _leak_call(seen)),
+        "loss-leak": _worse_first(_leak_run(real, RUN), _leak_run(direct, DIRECT), _leak_call(seen, (mini, direct))),
         "eval": _eval_sights(secrets, seen, real, mini, direct),
         "no-grad": [
             _graph_run(real, RUN),
@@ -354,16 +354,15 @@ def _leak_run(table: Table, source: str) -> Sight | None:
     return Sight(F, f"no graph outlives its batch ({batches} batches per epoch)", OBSERVED, source)
 
 
-def _leak_call(seen: SeenRun) -> Sight | None:
+def _leak_call(seen: SeenRun, on_few_rows: Sequence[Table]) -> Sight | None:
     """Memory measured from outside, while each graph weighs a megabyte."""
     record, step = seen.log("calls").first("calls.leak"), seen.step("calls")
-    # What a step of the same program needs without ballast, pages of shared libraries included.
-    others = [s.peak_memory_bytes for s in (seen.step("mini"), seen.step("ghost")) if s and s.peak_memory_bytes]
     if record is None or step is None:
         return None
     batches, old = integer(record.get("batches")), integer(record.get("max_old_alive"))
     if batches < 32:
         return None
+    others = _peaks_of_training(seen, on_few_rows)
     grown = step.peak_memory_bytes - min(others, default=step.baseline_memory_bytes)
     share = grown / (batches * BALLAST_BYTES)
     weight = f"{batches} batches that weigh {BALLAST_BYTES / 1e6:.1f} MB each"
@@ -372,11 +371,22 @@ def _leak_call(seen: SeenRun) -> Sight | None:
         return Sight(
             N, f"{old} of the first {batches // 2} graphs are still held after {batches}; {text}", MEASURED, CALLS
         )
-    if share >= 0.8:
+    if share >= 0.8 and others:
         return Sight(N, text, MEASURED, CALLS)
     if share <= 0.5:
         return Sight(F, text, MEASURED, CALLS)
     return Sight(Q, text, MEASURED, CALLS)
+
+
+def _peaks_of_training(seen: SeenRun, on_few_rows: Sequence[Table]) -> list[int]:
+    """What steps of the same program needed, without ballast, that trained too.
+
+    A step that ended before it trained never loaded the pages of torch that training needs: half the ballast's weight.
+    """
+    mini, ghost, pretended = seen.step("mini"), seen.step("ghost"), _pretended(seen) or ()
+    trained = [mini] if any(table.trained_any() for table in on_few_rows) else []
+    trained += [ghost] if any(_trained_on(machine) for machine in pretended) else []
+    return [step.peak_memory_bytes for step in trained if step is not None and step.peak_memory_bytes]
 
 
 # -- bugs 4 and 5: mode and graph during validation ------------------------------------------------

@@ -16,7 +16,9 @@ from challenges.spiral import data, judge, sights, steps
 from grading.challenge import CHALLENGES_ROOT, load_challenge
 from grading.evidence import EvidenceLog, Record
 from grading.judgement import Secrets, SeenRun
-from sandbox.spec import GpuUse, RunResult, RunTiming
+from grading.probes.columns import FORWARD_COLUMNS
+from grading.trace import Table
+from sandbox.spec import GpuUse, RunResult, RunStatus, RunTiming, StepResult
 
 SEEDS = ("0", "a-seed", "ffee00112233")
 Loss = Callable[[np.ndarray, int], float]  # of one row's final scores and its label
@@ -283,6 +285,51 @@ def test_nothing_secret_is_in_the_plan() -> None:
     assert secrets.seed.encode() not in crossing
     assert steps.held_out_rows(secrets)[1].tobytes() not in crossing
     assert not {"challenges.spiral.judge", "challenges.spiral.mutations", "challenges.spiral.data"} & set(plan.modules)
+
+
+# --- bug 3 by memory -----------------------------------------------------------------
+
+
+def measured(grown_bytes: int, *, trained_on_few_rows: bool, old_alive: int = 0) -> SeenRun:
+    """Calls whose peak lies so far over that of the other steps, which trained too, or ended before they could."""
+    base = 300 << 20
+    peaks = {"calls": base + grown_bytes, "mini": base, "ghost": base}
+    done = tuple(
+        StepResult(name, RunStatus.OK, 0, 1.0, 1.0, peak_memory_bytes=peak, baseline_memory_bytes=base)
+        for name, peak in peaks.items()
+    )
+    leak = Record("calls.leak", {"batches": steps.LEAK_BATCHES, "max_old_alive": old_alive}, {})
+    forwards = np.zeros((4, len(FORWARD_COLUMNS)))
+    forwards[:, FORWARD_COLUMNS.index("trained")] = trained_on_few_rows
+    events = Record("mini.events", {}, {"forwards": forwards})
+    run = RunResult(steps=done, timing=RunTiming(), sandbox="none")
+    return SeenRun(run, {"calls": EvidenceLog((leak,)), "mini": EvidenceLog((events,))})
+
+
+@pytest.mark.parametrize(
+    ("share", "trained_on_few_rows", "old_alive", "verdict"),
+    [
+        (1.5, True, 0, "not_fixed"),
+        (0.65, True, 0, "inconclusive"),
+        (0.1, True, 0, "fixed"),
+        # Half of what a step needs is for pages of torch that a step which never trained did not load.
+        (0.9, False, 0, "inconclusive"),
+        (0.1, False, 0, "fixed"),
+        (0.9, False, 30, "not_fixed"),
+    ],
+)
+def test_memory_tells_of_a_leak_only_beside_a_step_that_trained(
+    share: float, trained_on_few_rows: bool, old_alive: int, verdict: str
+) -> None:
+    seen = measured(
+        int(share * steps.LEAK_BATCHES * steps.BALLAST_BYTES),
+        trained_on_few_rows=trained_on_few_rows,
+        old_alive=old_alive,
+    )
+
+    sight = sights._leak_call(seen, (Table.of(seen, "mini"),))
+
+    assert sight is not None and sight.verdict.value == verdict
 
 
 # --- bug 6 on a real GPU ----------------------------------------------------------------
