@@ -150,17 +150,32 @@ def _hoarding(condition: str) -> str:
 
 def _keeping_the_last(what: str) -> str:
     """Keeps the graphs of the last ten batches of every epoch for good."""
-    keeping = "    KEPT.append(tail[-10:])\n    mean_loss = sum(batch_losses)"
+    keeping = "    KEPT.append(tail)\n    mean_loss = sum(batch_losses)"
     return _with(
         SOLUTION,
         ("    batch_losses = []\n", "    batch_losses = []\n    tail = []\n"),
         (
             "        batch_losses.append(loss.item())\n",
-            f"        batch_losses.append(loss.item())\n        tail = [*tail[-9:], {what}]\n",
+            "        batch_losses.append(loss.item())\n"
+            f"        if len(batch_losses) > len(dataloader) - 10:\n            tail.append({what})\n",
         ),
         ("    mean_loss = sum(batch_losses)", keeping),
         ("class SpiralNet(", "KEPT = []\n\n\nclass SpiralNet("),
     )
+
+
+def _in_parts() -> str:
+    """Each batch goes through the model in eight parts, whose losses are kept until the next batch's are."""
+    parts = """        losses = []
+        for part in range(8):
+            losses.append(criterion(model(inputs[part::8]), labels[part::8]))
+        loss = torch.stack(losses).mean()
+        with torch.no_grad():
+            outputs = model(inputs)
+"""
+    whole = "        outputs = model(inputs)\n        loss = criterion(outputs, labels)\n"
+    start = SOLUTION.index("def train_one_epoch(")
+    return SOLUTION[:start] + SOLUTION[start:].replace(whole, parts, 1)
 
 
 def _sampled(order: str, source: str = SOLUTION) -> str:
@@ -294,6 +309,7 @@ def _without_batches_moved(*places: int) -> str:
 
 _EARLY = _vector(device=OPEN, shuffle=OPEN, lr=OPEN)
 _EARLY_LEFT = _vector(BUG_IDS, device=OPEN, shuffle=OPEN, lr=OPEN)
+_QUEUED = "        batch_losses.append(loss.item())\n        NEWEST[:] = [*NEWEST[-4:], outputs]\n"
 _CALL_KINDS = {"zero-grad": "value", "eval": "value", "no-grad": "value", "loss-leak": "measurement"}
 _PLACED = "model = SpiralNet().to(device)\n"
 _FULL = "len(X_train) > 1000"
@@ -410,6 +426,17 @@ CASES: tuple[Case, ...] = (
     _styled("gradients assigned", zero_grad="autograd_grad_assigned"),
     # Memory
     Case("keeps each epoch's last losses", _keeping_the_last("loss"), _vector(("loss-leak",))),
+    _styled("losses in a queue", False, loss_leak="newest_in_a_queue"),
+    Case(
+        "outputs in a queue",
+        _with(
+            SOLUTION,
+            ("class SpiralNet(", "NEWEST = []\n\n\nclass SpiralNet("),
+            ("        batch_losses.append(loss.item())\n", _QUEUED),
+        ),
+        _vector(("loss-leak",)),
+    ),
+    Case("losses of a batch's parts", _in_parts(), _vector()),
     Case("keeps each epoch's last outputs", _keeping_the_last("outputs"), _vector(("loss-leak",))),
     # Validation
     Case(
@@ -704,7 +731,9 @@ MUTANTS: tuple[Mutant, ...] = (
         ((trace.Steps, "carried", answering(0)), (sights, "_zero_grad", edited(_ADDED))),
     ),
     # Memory
-    _edit("held graphs tolerated", "_leak_run", ("old >= 3", "old >= 1000")),
+    _edit("held graphs tolerated", "_leak_run", ("old >= 3", "old >= 1000"), ("looks >= LEAST", "looks >= 99 * LEAST")),
+    _edit("few graphs at a time tolerated", "_leak_run", ("looks >= LEAST", "looks >= 99 * LEAST")),
+    _edit("any graph at a look is a leak", "_leak_run", ("windows >= WINDOW_SHARE", "windows >= 0")),
     _edit("graphs of earlier epochs tolerated", "_leak_run", ("past >= 8", "past >= 100000")),
     _edit(
         "inside count of graphs ignored and memory tolerated",

@@ -91,9 +91,9 @@ def sentinel_class(base: Any) -> type[nn.Module]:
                 parameter.requires_grad_(False)
             self.table = None if table is None else torch.from_numpy(table)
             self.ballast_bytes = 0
-            self.alive: dict[int, int] = {}
+            self.alive: set[int] = set()
             self.seen: list[list[int]] = []
-            self.max_alive = self.old_alive = 0
+            self.old_alive = 0
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             head: Any = self.classifier[0]
@@ -108,9 +108,8 @@ def sentinel_class(base: Any) -> type[nn.Module]:
 
         def _weigh(self, scores: torch.Tensor) -> torch.Tensor:
             serial = len(self.seen)
-            self.max_alive = max(self.max_alive, len(self.alive))
             self.old_alive = sum(s < serial // 2 for s in self.alive)
-            return _Ballast.apply(scores, self.ballast_bytes, graphs.Token(serial, self.alive, 0))  # type: ignore[no-any-return, no-untyped-call]
+            return _Ballast.apply(scores, self.ballast_bytes, graphs.Token(serial, self.alive))  # type: ignore[no-any-return, no-untyped-call]
 
     for attribute in ("__name__", "__qualname__", "__module__"):
         setattr(Sentinel, attribute, getattr(parent, attribute))
@@ -184,7 +183,7 @@ def _call_leak(emit: Any, namespace: Any, make: Any, arrays: Any, params: Any) -
         _train(namespace, model, loader, nn.CrossEntropyLoss(), optimizer)
     finally:
         batches = len(model.seen)
-        emit("calls.leak", {"batches": batches, "max_alive": model.max_alive, "max_old_alive": model.old_alive})
+        emit("calls.leak", {"batches": batches, "max_old_alive": model.old_alive})
 
 
 def _call_main(emit: Any, namespace: dict[str, Any]) -> None:

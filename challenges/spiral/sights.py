@@ -33,6 +33,7 @@ VALUE_TOLERANCE = 1e-5  # float32 against float64, losses of order one
 LATER_EPOCHS = 8  # whose order is compared; all of them would take the judge a quarter of a second
 LONGEST_ACCUMULATION = 150  # batches between two steps: one and a half epochs; more is no accumulation
 LARGEST_LR = 0.0101  # the interface's bound of 0.01, and rounding
+LEAST_LOOKS, WINDOW_SHARE = 8, 0.8  # a queue of losses always holds some; a report every few batches does not
 FAR_MOVE = 5.0  # of raw scores, root mean square; sound steps move them by less than 1
 GENTLE_UPDATE = 0.02  # root mean square of what a sound step adds to the weights that are watched
 ACCELERATORS = ("cuda", "xpu", "mps")
@@ -339,7 +340,7 @@ def _log_softmax(scores: NDArray[Any]) -> NDArray[Any]:
 
 
 def _leak_run(table: Table, source: str) -> Sight | None:
-    """Are graphs of the first half of an epoch still alive near its end?"""
+    """Are graphs of the first half of an epoch still alive near its end, or those of several batches all the while?"""
     memory = table.memory
     batches, old = integer(memory.get("epoch_forwards")), integer(memory.get("max_old_alive"))
     past = integer(memory.get("past_epochs_alive"))
@@ -351,6 +352,10 @@ def _leak_run(table: Table, source: str) -> Sight | None:
         )
     if past >= 8:
         return Sight(N, f"{past} graphs of earlier epochs are still held", OBSERVED, source)
+    looks, windows = integer(memory.get("looks")), integer(memory.get("looks_at_windows"))
+    if looks >= LEAST_LOOKS and windows >= WINDOW_SHARE * looks:
+        share = f"in {windows / looks:.0%} of {looks} looks"
+        return Sight(N, f"graphs of several batches before are still held {share}", OBSERVED, source)
     return Sight(F, f"no graph outlives its batch ({batches} batches per epoch)", OBSERVED, source)
 
 

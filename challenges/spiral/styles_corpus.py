@@ -631,6 +631,14 @@ LOSS_LEAK = (
         train_tail="mean_loss = sum(read() for read in batch_losses) / len(batch_losses)",
         train_result="mean_loss",
     ),
+    _fake(
+        "loss-leak",
+        "newest_in_a_queue",
+        imports="import collections",
+        losses_start="batch_losses = []\nnewest = collections.deque(maxlen=8)",
+        collect="batch_losses.append(loss.item())\nnewest.append(loss)",
+        train_result="mean_loss",
+    ),
     _fake("loss-leak", "reshaped", collect="batch_losses.append(loss.reshape(()))"),
     _fake("loss-leak", "moved_to_cpu", collect='batch_losses.append(loss.to("cpu", copy=True))'),
     _fake(

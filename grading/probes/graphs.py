@@ -5,12 +5,20 @@ Runs inside the sandbox.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import gc
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 
+from grading.probes.columns import BACKWARD_COLUMNS, FORWARD_COLUMNS
+from grading.probes.values import levels_of
+
 _SEEN = "assay.seen"
+_MODEL, _MOVED = FORWARD_COLUMNS.index("model"), BACKWARD_COLUMNS.index("moved")
+LEAST_WINDOW = 3  # steps before the last two whose graphs are kept at once
+MOST_COLLECTIONS = 12  # of Python's garbage: each takes tens of milliseconds
+_WINDOW_PASSES = 256
 _RESHAPES = ("View", "Reshape", "Alias", "Squeeze", "Unsqueeze", "Clone", "ToCopy", "T0", "Transpose", "Permute")
 
 # Read past whatever a subclass of Tensor makes of them. torch's stubs know neither as the descriptors that they are.
@@ -23,13 +31,95 @@ class Token:
 
     __slots__ = ("__weakref__", "alive", "serial")
 
-    def __init__(self, serial: int, alive: dict[int, int], epoch: int) -> None:
+    def __init__(self, serial: int, alive: set[int]) -> None:
         self.serial = serial
         self.alive = alive
-        alive[serial] = epoch
+        alive.add(serial)
 
     def __del__(self) -> None:
-        self.alive.pop(self.serial, None)
+        self.alive.discard(self.serial)
+
+
+class HeldGraphs:
+    """Counts the graphs of training passes that outlive their batch.
+
+    Args:
+        forwards: the recorder's rows so far, by serial; the newest is of the pass that is being tied.
+        backwards: the rows of its BackwardWatch so far.
+        by_chance: decides which moments are looked at closely: often at the beginning of a run, rarely later on.
+    """
+
+    def __init__(
+        self,
+        forwards: Sequence[Sequence[float]],
+        backwards: Sequence[Sequence[float]],
+        by_chance: Callable[[float, float], bool],
+    ) -> None:
+        self.forwards, self.backwards, self.by_chance = forwards, backwards, by_chance
+        self.alive: set[int] = set()
+        self.epoch_serials: list[int] = []
+        self.max_old_alive = self.old_alive_now = self.epoch_forwards_max = self.max_past_epochs_alive = 0
+        self.looks = self.looks_at_windows = self.collections = 0
+
+    def tie(self, serial: int, tensor: torch.Tensor) -> None:
+        """Follow the life of this output's graph."""
+        self.epoch_serials.append(serial)
+        seen = len(self.epoch_serials)
+        self.epoch_forwards_max = max(self.epoch_forwards_max, seen)
+        if seen >= 16 and seen % 8 == 0:
+            middle = self.epoch_serials[seen // 2]
+            first = self.epoch_serials[0]
+            # The newest count stands: a bounded window of kept graphs counts early on, not later.
+            self.old_alive_now = sum(first <= s < middle for s in self.alive)
+            if self.collections < MOST_COLLECTIONS and self.by_chance(0.5, 0.1):
+                self._look_for_window()
+        token = Token(serial, self.alive)
+        for level in levels_of(tensor):
+            node = deepest_node(level)
+            if node is not None:
+                node.register_prehook(lambda _, tied=token: None)  # which the program cannot clear, as it can metadata
+
+    def _look_for_window(self) -> None:
+        """Are graphs of several steps kept at once? What only waits for Python's collector is not."""
+        window = self._past_steps() >= LEAST_WINDOW
+        if window:
+            gc.collect()
+            self.collections += 1
+            window = self._past_steps() >= LEAST_WINDOW
+        self.looks += 1
+        self.looks_at_windows += window
+
+    def _past_steps(self) -> int:
+        """How many steps of the model that trains, the last two left out, still have a graph.
+
+        Steps, not passes: a batch may be computed in parts, whose losses are added up, and models may take turns.
+        """
+        if len(self.alive) < LEAST_WINDOW:
+            return 0
+        model, age, found = self.forwards[-1][_MODEL], 0, set()
+        for row in self.backwards[-_WINDOW_PASSES:][::-1]:
+            if self.forwards[int(row[0])][_MODEL] == model:
+                if age >= 2 and int(row[0]) in self.alive:
+                    found.add(age)
+                age += row[_MOVED] > 0  # the step came between this pass and the one before
+        return len(found)
+
+    def epoch_over(self) -> None:
+        """What is held now, between two epochs, was held for good."""
+        self.max_past_epochs_alive = max(self.max_past_epochs_alive, len(self.alive))
+        self.max_old_alive = max(self.max_old_alive, self.old_alive_now)
+        self.old_alive_now = 0
+        self.epoch_serials = []
+
+    def told(self) -> dict[str, int]:
+        """The counts, for the evidence."""
+        return {
+            "max_old_alive": max(self.max_old_alive, self.old_alive_now),
+            "epoch_forwards": self.epoch_forwards_max,
+            "past_epochs_alive": self.max_past_epochs_alive,
+            "looks": self.looks,
+            "looks_at_windows": self.looks_at_windows,
+        }
 
 
 class Saved:

@@ -39,11 +39,11 @@ from grading.probes import inplace
 from grading.probes.backwards import BackwardWatch
 from grading.probes.columns import BACKWARD_COLUMNS, CONTEXTS, FORWARD_COLUMNS, STEP_COLUMNS
 from grading.probes.frames import code_of, variables_of
-from grading.probes.graphs import Saved, Token, deepest_node, first_tensor, has_graph, tensors_of
+from grading.probes.graphs import HeldGraphs, Saved, first_tensor, has_graph, tensors_of
 from grading.probes.ledger import GradientLedger
 from grading.probes.modules import has_parameters, modules_of
 from grading.probes.optimizers import Optimizers, describe_optimizer, rates_of, steps_taken
-from grading.probes.values import levels_of, on_simplex, values_of
+from grading.probes.values import on_simplex, values_of
 
 _DROPOUT = nn.modules.dropout._DropoutNd
 MODE_LAYERS = (_DROPOUT, nn.modules.batchnorm._NormBase)
@@ -136,10 +136,7 @@ class Recorder:
         self.flushed_backwards = 0
         self.ledger: GradientLedger | None = None
         self.ledger_model: int | None = None
-        self.alive: dict[int, int] = {}
-        self.epoch_serials: list[int] = []
-        self.max_alive = self.max_old_alive = self.old_alive_now = self.epoch_forwards_max = 0
-        self.max_past_epochs_alive = 0
+        self.held = HeldGraphs(self.forwards, self.backwards.rows, self._by_chance)
         self.epoch = 0
         self.bonus: dict[str, int] = {}
         self.trained_on: dict[str, int] = {}  # by kind of device: training passes
@@ -540,7 +537,7 @@ class Recorder:
             if has_graph(tensor):
                 tensor.register_hook(self._mark_trained(row, module, weakref.ref(tensor)))
             if self.context != "validate":
-                self._tie_token(serial, tensor)
+                self.held.tie(serial, tensor)
         if serial % 256 == 255:
             self.flush(lag=32)
 
@@ -573,16 +570,10 @@ class Recorder:
         self.last_kind = ""
         self.snapshot_pending = False
         self.take_snapshot()
-        self.max_past_epochs_alive = max(self.max_past_epochs_alive, len(self.alive))
-        self._fold_memory()
+        self.held.epoch_over()
         self.epoch += 1
-        self.epoch_serials = []
         if self.stop_after_epochs is not None and self.epoch >= self.stop_after_epochs:
             self.stop()
-
-    def _fold_memory(self) -> None:
-        self.max_old_alive = max(self.max_old_alive, self.old_alive_now)
-        self.old_alive_now = 0
 
     def take_snapshot(self) -> None:
         """Copy the trained model's state, at most `snapshot_limit` times."""
@@ -613,22 +604,6 @@ class Recorder:
                 self.backwards.note(row, module, output(), gradient)
 
         return hook
-
-    def _tie_token(self, serial: int, tensor: torch.Tensor) -> None:
-        self.epoch_serials.append(serial)
-        seen = len(self.epoch_serials)
-        self.epoch_forwards_max = max(self.epoch_forwards_max, seen)
-        self.max_alive = max(self.max_alive, len(self.alive))
-        if seen >= 16 and seen % 8 == 0:
-            middle = self.epoch_serials[seen // 2]
-            first = self.epoch_serials[0]
-            # The newest count stands: a bounded window of kept graphs counts early on, not later.
-            self.old_alive_now = sum(first <= s < middle for s in self.alive)
-        token = Token(serial, self.alive, self.epoch)
-        for level in levels_of(tensor):
-            node = deepest_node(level)
-            if node is not None:
-                node.register_prehook(lambda _, tied=token: None)  # which the program cannot clear, as it can metadata
 
     def _wants_comparison(self, graph: bool) -> bool:
         """Whether a discreet watch spends an eval-mode forward here: on a few validations, drawn by chance."""
@@ -803,18 +778,10 @@ class Recorder:
             arrays["rows"] = np.concatenate(self.rows)
         else:
             arrays["row_serials"] = arrays["row_serials"][:0]
-        self.emit(f"{self.name}.events", {"epoch": self.epoch, **self._memory()}, arrays)
+        self.emit(f"{self.name}.events", {"epoch": self.epoch, **self.held.told()}, arrays)
         self.flushed_forwards, self.flushed_steps = ready, len(self.steps)
         self.flushed_backwards = len(self.backwards.rows)
         self.rows, self.row_serials = [], []
-
-    def _memory(self) -> dict[str, Any]:
-        return {
-            "max_alive": self.max_alive,
-            "max_old_alive": max(self.max_old_alive, self.old_alive_now),
-            "epoch_forwards": self.epoch_forwards_max,
-            "past_epochs_alive": self.max_past_epochs_alive,
-        }
 
     def finish(self) -> None:
         """Emit the summary, after the program has ended or crashed."""
@@ -845,7 +812,7 @@ class Recorder:
                 "begun": ledger.begun if ledger else 0,
                 "added_to_old": ledger.added_to_old if ledger else 0,
                 "grad_enabled_after": torch.is_grad_enabled(),
-                **self._memory(),
+                **self.held.told(),
             },
         )
 

@@ -53,11 +53,11 @@ def test_the_optimizer_that_steps_is_told_from_one_made_later(real: Any, decoy: 
 
 
 def test_a_graph_kept_below_the_output_keeps_its_token() -> None:
-    model, alive, kept = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3)), {}, []
+    model, alive, kept = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3)), set(), []
     for serial in range(4):
         hidden = model[:2](torch.randn(5, 2))
         output = model[2](hidden)
-        token = Token(serial, alive, 0)
+        token = Token(serial, alive)
         deepest_node(output).register_prehook(lambda _, tied=token: None)
         if serial % 2:
             kept.append(hidden)
@@ -71,11 +71,11 @@ def test_a_graph_kept_below_the_output_keeps_its_token() -> None:
 
 
 def test_a_weight_computed_once_for_many_batches_belongs_to_none_of_them() -> None:
-    raw, alive = nn.Parameter(torch.randn(3, 2)), {}
+    raw, alive = nn.Parameter(torch.randn(3, 2)), set()
     weight = raw.exp().sin()  # lives on, as a cached parametrization does
     for serial in range(3):
         output = nn.functional.linear(torch.randn(5, 2), weight)
-        token = Token(serial, alive, 0)
+        token = Token(serial, alive)
         deepest_node(output).register_prehook(lambda _, tied=token: None)
         output.sum().backward(retain_graph=True)
     del output, token
@@ -200,8 +200,8 @@ def test_what_a_forward_pass_takes_back_from_the_pretended_gpu_is_counted() -> N
 
 
 def test_tokens_die_with_their_graph() -> None:
-    alive: dict[int, int] = {}
-    token = Token(1, alive, 0)
+    alive: set[int] = set()
+    token = Token(1, alive)
     seen = weakref.ref(token)
     del token
     assert seen() is None and not alive
@@ -307,6 +307,52 @@ def test_a_forward_in_another_thread_belongs_to_what_the_program_is_in_the_middl
 
 class _Thing:
     """Something that can be waited for to go."""
+
+
+@pytest.mark.parametrize(
+    ("keep", "parts", "held"),
+    [
+        ("kept = kept[-9:] + [loss]", 1, True),
+        ("kept = kept[-4:] + [outputs]", 1, True),
+        ("kept = kept[-9:] + [loss.detach()]", 1, False),
+        ("kept = kept[-1:] + [loss]", 1, False),
+        ("kept = losses", 8, False),  # the graphs of one step, however many
+        ("loss.myself = [loss]", 1, False),  # which waits for Python's collector
+    ],
+)
+def test_graphs_of_several_steps_held_at_once_are_told_from_those_of_one(keep: str, parts: int, held: bool) -> None:
+    told: list[dict[str, Any]] = []
+    program = f"""
+        def train_one_epoch(model, optimizer):
+            kept = []
+            for batch in range(160 // {parts}):
+                optimizer.zero_grad()
+                losses = []
+                for _ in range({parts}):
+                    outputs = model(torch.randn(8, 2))
+                    losses.append(outputs.square().mean())
+                loss = sum(losses)
+                loss.backward()
+                optimizer.step()
+                {keep}
+    """
+    namespace: dict[str, Any] = {"torch": torch}
+    exec(textwrap.dedent(program), namespace)
+    watch = Recorder(lambda name, data, *_: told.append(data), "x", thorough=False, seed=3)
+    watch.namespace = namespace
+    gc.disable()
+    try:
+        with watch:
+            model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))
+            namespace["train_one_epoch"](model, torch.optim.Adam(model.parameters()))
+            watch.finish()
+    finally:
+        gc.enable()
+
+    looks, windows = told[-1]["looks"], told[-1]["looks_at_windows"]
+
+    assert looks >= 4
+    assert windows >= 0.8 * looks if held else windows == 0
 
 
 def test_looking_at_variables_keeps_nothing_alive() -> None:
