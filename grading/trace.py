@@ -382,6 +382,14 @@ class Table:
         keys = sorted(epochs)
         return [epochs[key] for key in keys[_tried_out([models[key] for key in keys]) :]]
 
+    def backwards_of_the_trained(self) -> Backwards:
+        """The backward passes, but for those of models that were tried out before the one that was trained."""
+        serials = self.backwards.column("serial").astype(int)
+        if not len(serials) or serials.min() < 0 or serials.max() >= len(self.forwards):
+            return self.backwards
+        models = self.column(self.forwards, "model")[serials].tolist()
+        return Backwards(self.backwards.rows[_tried_out(models) :])
+
     def validated_on_training_rows(self) -> float | None:
         """Share of the validation rows that were also trained on; None when not known."""
         train = {row.tobytes() for epoch in self.epochs_of_rows()[:1] for batch in epoch for row in batch}
@@ -392,7 +400,7 @@ class Table:
 
 
 def _tried_out(models: Sequence[float]) -> int:
-    """How many epochs of other models come before those of the one trained longest; 0 unless they are few."""
+    """How many epochs (or passes) of other models come before the one trained longest; 0 unless they are few."""
     if not models:
         return 0
     longest = max(dict.fromkeys(models), key=models.count)

@@ -143,7 +143,7 @@ def _metric_regressions(secrets: Secrets, seen: SeenRun) -> list[Finding]:
 
 def _data_regressions(seen: SeenRun, real: Table) -> list[Finding]:
     found = []
-    history = seen.log("calls").first("calls.main") or seen.log("real").first("real.history")
+    history = seen.log("mini").first("mini.main") or seen.log("real").first("real.history")
     if history is not None:
         told = history.get("lists")
         lists = told if isinstance(told, dict) else {}

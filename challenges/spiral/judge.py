@@ -25,8 +25,15 @@ from sandbox.spec import RunResult, RunStatus
 __all__ = ["judge", "plan"]
 
 ONCE = {
-    "calls": ("load", *(f"calls.{name}" for name in ("validate.modes", "validate.result", "train.result", "main"))),
-    "mini": ("mini.forced", "mini.order", "mini.summary", "mini.direct.summary", "mini.redirected.summary"),
+    "calls": ("load", *(f"calls.{name}" for name in ("validate.modes", "validate.result", "train.result"))),
+    "mini": (
+        "mini.forced",
+        "mini.main",
+        "mini.order",
+        "mini.summary",
+        "mini.direct.summary",
+        "mini.redirected.summary",
+    ),
     "ghost": (),
     "real": ("real.ending", "real.goal", "real.history", "real.summary"),
 }

@@ -134,7 +134,6 @@ def calls(context: Any) -> None:
     attempt(emit, "calls.train", lambda: _call_train(emit, namespace, make, arrays, params))
     attempt(emit, "calls.leak", lambda: _call_leak(emit, namespace, make, arrays, params))
     emit("calls.integrity", {"changed": fingerprint.changed()})
-    attempt(emit, "calls.main", lambda: _call_main(emit, namespace))
 
 
 def _call_validate(emit: Any, namespace: Any, make: Any, arrays: Any, params: Any) -> None:
@@ -213,7 +212,7 @@ def _call_main(emit: Any, namespace: dict[str, Any]) -> None:
         handle.remove()
         namespace.update(replaced)
     if called:
-        emit("calls.main", _history(returned))
+        emit("mini.main", _history(returned))
 
 
 def _train(namespace: Any, model: Any, loader: Any, criterion: Any, optimizer: Any, extras: Any = None) -> Any:
@@ -247,6 +246,8 @@ def mini(context: Any) -> None:
     if not {"train", "validate"} <= reached.keys():
         attempt(emit, "mini.direct", lambda: _call_directly(context, namespace))
     emit("mini.integrity", {"changed": fingerprint.changed()})
+    # Not among the calls, whose memory is measured: what `main` holds when it has trained is no graph.
+    attempt(emit, "mini.main", lambda: _call_main(emit, namespace))
 
 
 class GhostOff:
@@ -812,24 +813,35 @@ def real(context: Any) -> None:
     fingerprint = Fingerprint(OWN)
     watch = Recorder(emit, "real", thorough=False, seed=params["watch_seed"])
     watch.snapshot_limit = params["max_snapshots"]
-    with watch:
-        _run_as_script(context, watch)
+
+    def tell() -> None:
         watch.take_snapshot()
         torch.set_grad_enabled(True)
         watch.finish()
-    if watch.history is not None:
-        emit("real.history", _history(watch.history))
-    attempt(emit, "real.goal", lambda: _answer_held_out(context, watch))
-    emit("real.integrity", {"changed": fingerprint.changed()})
+        if watch.history is not None:
+            emit("real.history", _history(watch.history))
+        attempt(emit, "real.goal", lambda: _answer_held_out(context, watch))
+        emit("real.integrity", {"changed": fingerprint.changed()})
+
+    def leave(status: int) -> None:
+        """What is told of a program that ends itself and its interpreter with it."""
+        if status != 0:
+            emit("real.error", {"in": "its own run", "call": 0, **describe(SystemExit(status))})
+        watch.__exit__()
+        tell()
+
+    with watch:
+        _run_as_script(context, watch, leave)
+    tell()
 
 
-def _run_as_script(context: Any, watch: Recorder) -> None:
+def _run_as_script(context: Any, watch: Recorder, leave: Callable[[int], None]) -> None:
     """Run the file as `python FILE` does; where that trains nothing, call its `main`."""
 
     def look(namespace: dict[str, Any]) -> None:
         watch.namespace = namespace
 
-    with program.Ending() as ending:
+    with program.Ending(leave) as ending:
         namespace, problem = program.load(
             context.submission_source, context.submission_path, name="__main__", before=look
         )
@@ -839,7 +851,8 @@ def _run_as_script(context: Any, watch: Recorder) -> None:
     context.emit("real.ending", afterwards)
     if problem is None and not watch.forwards and callable(namespace.get("main")):
         try:
-            inplace.run_outermost(compile("returned = main()", context.submission_path, "exec"), namespace)
+            with program.Ending(leave):
+                inplace.run_outermost(compile("returned = main()", context.submission_path, "exec"), namespace)
             watch.history = namespace.get("returned") or watch.history
         except (Exception, SystemExit) as error:
             problem = error

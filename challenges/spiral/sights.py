@@ -681,7 +681,8 @@ def _shuffle_loader(seen: SeenRun) -> Sight | None:
 
 def _rate(table: Table, source: str) -> Sight | None:
     """How large are the rates with which the optimizer really steps?"""
-    training = table.backwards.of_training()
+    seen = table.backwards_of_the_trained()
+    training = seen.of_training()
     after = training.after_update()
     if len(after) < 2:
         after = training  # steps that move nothing still have a rate
@@ -702,7 +703,7 @@ def _rate(table: Table, source: str) -> Sight | None:
         # The very first step of these moves each element by just the rate. Now and then weights
         # may leap for a good reason, such as a reloaded checkpoint; again and again they do not.
         guard = max(4 * peak, 0.02)
-        leaps = after.updates_above(max(12 * peak, 0.02)), table.backwards.updates_above(max(40 * peak, 0.04))
+        leaps = after.updates_above(max(12 * peak, 0.02)), seen.updates_above(max(40 * peak, 0.04))
         hidden = update > guard or after.large_updates(guard) > 0.05 or after.first_leap() > 0.015 or max(leaps) >= 4
     elif optimizer.adaptive:
         guard = max(8 * peak, 0.05)

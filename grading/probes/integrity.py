@@ -28,13 +28,15 @@ from torch.optim import lr_scheduler
 from torch.optim import optimizer as optim_module
 from torch.utils import data as torch_data
 
-# Programs legitimately replace these (flushing prints, quiet warnings).
+# Programs legitimately replace these: flushing prints, quiet warnings, steps that do something besides. A step is
+# watched for what it does; that of an optimizer of the program's own is nothing else.
 _TOLERATED = {
     ("builtins", "print"),
     ("builtins", "open"),
     ("builtins", "_"),
     ("sys", "excepthook"),
     ("sys", "displayhook"),
+    *((name, "step") for name in ("Adam", "AdamW", "SGD")),
 }
 _MUTABLE = (types.FunctionType, types.BuiltinFunctionType, type, property, types.MethodDescriptorType, staticmethod)
 

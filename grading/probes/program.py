@@ -72,9 +72,15 @@ class Ending:
 
     Context manager around loading it. Handlers that others registered before stay where they are.
     `threads_left` is the number of threads that would have kept the interpreter waiting.
+
+    Args:
+        leave: called with the status where the program ends its interpreter itself by `os._exit`, and not a child's.
     """
 
     PATIENCE_S = 5.0  # for all threads together; one that never ends keeps a real interpreter for ever
+
+    def __init__(self, leave: Callable[[int], None] | None = None) -> None:
+        self.leave = leave
 
     def __enter__(self) -> Ending:
         self.threads = set(threading.enumerate())
@@ -91,9 +97,20 @@ class Ending:
             self.unregister(function)
 
         atexit.register, atexit.unregister = register, unregister
+        self.exit, home = os._exit, os.getpid()
+
+        def exit_at_once(status: int) -> None:
+            os._exit = self.exit
+            if self.leave is not None and os.getpid() == home:
+                self.leave(status)
+                status = 0
+            self.exit(status)
+
+        os._exit = exit_at_once  # type: ignore[assignment]
         return self
 
     def __exit__(self, *_: object) -> None:
+        os._exit = self.exit
         atexit.register, atexit.unregister = self.register, self.unregister
 
     def see_through(self) -> BaseException | None:

@@ -41,3 +41,11 @@ def test_what_the_program_puts_there_is_one_also_when_torch_wraps_it(wrapped: bo
     fingerprint = Fingerprint()
     torch.manual_seed = torch._disable_dynamo(own) if wrapped else own  # type: ignore[assignment]
     assert fingerprint.changed() == ["torch.manual_seed"]
+
+
+def test_a_step_may_do_something_besides_and_clearing_may_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    fingerprint = Fingerprint()
+    monkeypatch.setattr(torch.optim.Adam, "step", own)
+    assert fingerprint.changed() == []
+    monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", own)
+    assert fingerprint.changed() == ["Optimizer.zero_grad"]

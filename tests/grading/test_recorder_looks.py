@@ -167,6 +167,30 @@ def test_an_executor_that_was_left_open_is_no_thread_that_goes_on() -> None:
     assert run.stdout.split() == ["7", "0"]
 
 
+@pytest.mark.parametrize(
+    ("program", "told", "status"),
+    [
+        ("os._exit(3)", "3", 0),  # what was told stands for it
+        ("if os.fork() == 0: os._exit(3)\n    print(os.waitstatus_to_exitcode(os.wait()[1]))", "3", 0),
+        ("import multiprocessing\n    multiprocessing.get_context('fork').Process(target=int).start()", "", 0),
+    ],
+)
+def test_who_ends_its_interpreter_is_heard_before_and_its_children_are_not(
+    program: str, told: str, status: int
+) -> None:
+    text = f"""import os
+from grading.probes.program import Ending
+
+def leave(status):
+    print(status, flush=True)
+
+with Ending(leave):
+    {program}
+"""
+    run = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=120, check=False)
+    assert (run.stdout.strip(), run.returncode) == (told, status), run.stderr
+
+
 @pytest.mark.usefixtures("no_exit_hooks")
 def test_a_thread_that_outlives_the_script_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Ending, "PATIENCE_S", 0.05)
