@@ -28,16 +28,20 @@ from torch.optim import lr_scheduler
 from torch.optim import optimizer as optim_module
 from torch.utils import data as torch_data
 
-# Programs legitimately replace these: flushing prints, quiet warnings, steps that do something besides. A step is
-# watched for what it does; that of an optimizer of the program's own is nothing else.
+# Programs legitimately replace these: flushing prints, quiet warnings, what loads and saves, steps that do something
+# besides. A step is watched for what it does; that of an optimizer of the program's own is nothing else.
 _TOLERATED = {
     ("builtins", "print"),
     ("builtins", "open"),
     ("builtins", "_"),
     ("sys", "excepthook"),
     ("sys", "displayhook"),
+    ("torch", "load"),
+    ("torch", "save"),
     *((name, "step") for name in ("Adam", "AdamW", "SGD")),
 }
+# How things are shown and how layers begin, whatever they are part of.
+_TOLERATED_ANYWHERE = {"__repr__", "__str__", "__format__", "extra_repr", "reset_parameters"}
 _MUTABLE = (types.FunctionType, types.BuiltinFunctionType, type, property, types.MethodDescriptorType, staticmethod)
 
 
@@ -47,7 +51,7 @@ _WATCHED = (
     *(optim_module, lr_scheduler, torch_data, nn, nn.modules.module, nn.utils),
     *(torch.Tensor, nn.Module, nn.Parameter, torch.optim.Optimizer, torch.optim.Adam, torch.optim.SGD),
     *(torch.optim.AdamW, torch_data.DataLoader, torch_data.RandomSampler, torch_data.SequentialSampler),
-    *(nn.CrossEntropyLoss, nn.Dropout, nn.BatchNorm1d, nn.Linear, nn.Sequential, nn.Softmax),
+    *(nn.CrossEntropyLoss, nn.Dropout, nn.BatchNorm1d, nn.Linear, nn.Sequential),
     *(torch.no_grad, torch.inference_mode, torch.enable_grad, torch.set_grad_enabled),
 )
 
@@ -94,7 +98,8 @@ class Fingerprint:
                 elif not isinstance(old, _MUTABLE):
                     continue
                 where = self._getattr(owner, "__name__", "?")
-                if (where, name) not in _TOLERATED and not self._trusted(new):
+                tolerated = name in _TOLERATED_ANYWHERE or (where, name) in _TOLERATED
+                if not tolerated and not self._trusted(new):
                     found.append(f"{where}.{name}")
         return found[:50]
 

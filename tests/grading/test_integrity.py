@@ -43,9 +43,16 @@ def test_what_the_program_puts_there_is_one_also_when_torch_wraps_it(wrapped: bo
     assert fingerprint.changed() == ["torch.manual_seed"]
 
 
-def test_a_step_may_do_something_besides_and_clearing_may_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_no_look_rests_on_may_be_replaced_and_the_rest_may_not(monkeypatch: pytest.MonkeyPatch) -> None:
     fingerprint = Fingerprint()
-    monkeypatch.setattr(torch.optim.Adam, "step", own)
+    for owner, name in (
+        (torch.optim.Adam, "step"),
+        (torch, "load"),
+        (torch.Tensor, "__repr__"),
+        (torch.nn.Linear, "reset_parameters"),
+        (torch.nn.Softmax, "forward"),
+    ):
+        monkeypatch.setattr(owner, name, own)
     assert fingerprint.changed() == []
     monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", own)
     assert fingerprint.changed() == ["Optimizer.zero_grad"]
