@@ -467,14 +467,18 @@ def _aligned_likeness(epochs: Sequence[Sequence[Matrix]]) -> tuple[float, float]
     """For rows that change a little each time (augmentation): are those at the same place alike?
 
     1 - (median distance of rows at the same place / of rows at unrelated places), for the
-    most alike pair of epochs, the second also read backwards.
+    most alike pair of epochs, the second also read backwards. Of epochs that differ in length (a curriculum
+    that grows) the shorter one's places count; None where half of them or more differ so.
     """
     joined = [np.concatenate(list(epoch)) for epoch in epochs]
-    if len({rows.shape for rows in joined}) != 1 or len(joined[0]) < 16:
+    shapes = [rows.shape for rows in joined]
+    unlike = len(joined) - max(map(shapes.count, shapes))
+    if len({width for _, width in shapes}) != 1 or min(map(len, joined)) < 16 or 2 * unlike >= len(joined):
         return None
     likeness = 0.0
-    for i, first in enumerate(joined):
+    for i, longer in enumerate(joined):
         for second in joined[i + 1 :]:
+            first, second = longer[: len(second)], second[: len(longer)]
             unrelated = float(np.median(np.linalg.norm(first - np.roll(second, len(first) // 3, axis=0), axis=1)))
             for other in (second, second[::-1]):
                 likeness = max(

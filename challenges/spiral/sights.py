@@ -49,9 +49,10 @@ def _worse_first(*sights: Sight | None) -> list[Sight | None]:
     return sorted(sights, key=lambda sight: sight is None or sight.verdict is not N)
 
 
-def _first_conclusive(*sights: Sight | None) -> list[Sight | None]:
-    """The sights, where one of them is conclusive; else none."""
-    return list(sights) if any(sight is not None and sight.verdict is not Q for sight in sights) else []
+def _or_else(sights: list[Sight | None], otherwise: Callable[[], Sight | None]) -> list[Sight | None]:
+    """The sights, and one more where none of them is conclusive."""
+    conclusive = any(sight is not None and sight.verdict is not Q for sight in sights)
+    return sights if conclusive else [*sights, otherwise()]
 
 
 def _unless(doubt: Sight | None, sights: list[Sight | None]) -> list[Sight | None]:
@@ -95,10 +96,11 @@ def sights_by_bug(secrets: Secrets, seen: SeenRun, real: Table, mini: Table) -> 
             *_worse_first(_graph_run(direct, DIRECT), _graph_call(secrets, seen)),
         ],
         "device": [_fails_without_gpu(seen), _device_run(seen), _device(seen)],
-        "shuffle": _first_conclusive(_shuffle(secrets, real, RUN), _shuffle(secrets, mini, MINI))
-        or [_shuffle_loader(seen)],
+        "shuffle": _or_else(
+            [_shuffle(secrets, real, RUN), _shuffle(secrets, mini, MINI)], lambda: _shuffle_loader(seen)
+        ),
         "lr": _unless(
-            _far_moves(mini), _first_conclusive(_rate(real, RUN), _rate(mini, MINI)) or [_rate_made(seen, real)]
+            _far_moves(mini), _or_else([_rate(real, RUN), _rate(mini, MINI)], lambda: _rate_made(seen, real))
         ),
     }
 

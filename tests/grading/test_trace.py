@@ -137,6 +137,21 @@ def test_rows_that_are_new_in_every_epoch_and_of_another_number_are_not_compared
     assert order_likeness(epochs) is None
 
 
+@pytest.mark.parametrize("mixed", [True, False])
+def test_jittered_rows_of_a_curriculum_that_grows_are_compared_place_by_place(mixed: bool) -> None:
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(200, 2))
+    epochs = []
+    for count in (120, 160, 200, 200, 200, 200):
+        order = rng.permutation(count) if mixed else np.arange(count)
+        epochs.append(np.array_split(rows[order] + rng.normal(0, 0.05, (count, 2)), 8))
+
+    found = order_likeness(epochs)
+
+    assert found is not None
+    assert found[0] <= 0.3 if mixed else found[0] >= 0.5
+
+
 # -- steps ----------------------------------------------------------------------------------
 
 
