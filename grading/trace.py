@@ -220,6 +220,15 @@ class Backwards:
         changes = changes[np.isfinite(changes)][:12]
         return float(np.median(changes)) if len(changes) else math.nan
 
+    def even_updates(self) -> float:
+        """The largest of the first 12 that moved every element by as much, as Adam's first does; 0 without any.
+
+        Such a step moves by just its rate.
+        """
+        rows = self.rows[:12]
+        even = rows[:, BACKWARD_COLUMNS.index("evenness")] > 0.98
+        return float(rows[even, BACKWARD_COLUMNS.index("update_rms")].max(initial=0.0))
+
     def first_updates(self) -> float:
         """The largest such change among the first three; nan without any."""
         changes = self.column("update_rms")
@@ -269,8 +278,13 @@ class Table:
         return bool((self.column(self.forwards, "trained") > 0).any())
 
     def probability_share(self) -> float | None:
-        """Share of the training outputs looked at whose rows are probabilities; None without any."""
-        seen = self.column(self.training_forwards(), "simplex")
+        """Share of the training outputs looked at whose rows are probabilities; None without any.
+
+        Without those of models that were tried out before the one that was trained.
+        """
+        training = self.training_forwards()
+        training = training[_tried_out(self.column(training, "model").tolist()) :]
+        seen = self.column(training, "simplex")
         seen = seen[np.isfinite(seen)]
         return float((seen > 0).mean()) if len(seen) else None
 

@@ -176,7 +176,7 @@ def _bent_gradient(seen: SeenRun) -> Sight | None:
 
 def _softmax_run(real: Table, mini: Table) -> Sight | None:
     """Does its own run give or train on probabilities, although it used raw scores on few rows?"""
-    twice = real.backwards.squashed_share()
+    twice = real.backwards_of_the_trained().squashed_share()
     if twice is not None and twice > 0.2:
         text = f"in {twice:.0%} of the batches looked at in {RUN} the loss is that of softmaxed outputs"
         return Sight(N, text, OBSERVED, RUN)
@@ -765,6 +765,8 @@ def _hand_written_rate(after: Backwards, source: str) -> Sight | None:
     if len(after) < 8 or not math.isfinite(typical):
         return None
     text = f"no optimizer of torch steps; the weights move by {typical:.2g} a step"
+    if (rate := after.even_updates()) > 1.05 * LARGEST_LR:
+        return Sight(N, f"{text}, all of them alike by {rate:.2g} at first, as Adam's at that rate", OBSERVED, source)
     later = after.large_updates(max(12 * typical, 0.1))
     if later > 0.05:
         told = f"{text} at first, and far more in {later:.0%} of the steps"

@@ -18,7 +18,7 @@ from grading.probes.columns import BACKWARD_COLUMNS
 from grading.probes.graphs import any_gradient, is_added_last, leaves_of
 from grading.probes.modules import edge_parameter, parameters_of
 from grading.probes.optimizers import Optimizers, rates_of
-from grading.probes.values import cosine, rms, squashed_loss, values_of
+from grading.probes.values import cosine, evenness, rms, squashed_loss, values_of
 
 _FOLLOWS_ANOTHER, _FOLLOWED_ELEMENTS = 1 / 16, 1024
 CLOSE_PASSES, STRETCH, LATE_SHARE = 20_000, 64, 1 / 16
@@ -59,11 +59,11 @@ class BackwardWatch:
         if not left_over and (drawn < 0.08 or self.trains_others):  # a walk over the whole graph
             left_over = any_gradient(self._trained_otherwise(module, output))
         value_now = values_of(watched)
-        moved, change, rates = False, math.nan, (math.nan, math.nan)
+        moved, change, even, rates = False, math.nan, math.nan, (math.nan, math.nan)
         if id(watched) in self.watched:
             _, value, rates = self.watched[id(watched)]
             difference = value_now - value
-            moved = bool(difference.any())
+            moved, even = bool(difference.any()), evenness(difference)
             change = max(rms(difference), self._change_elsewhere(module))
         optimizer = self.optimizers.of(watched, moved)
         rates_now = (math.nan, math.nan) if optimizer is None else rates_of(optimizer)
@@ -79,7 +79,7 @@ class BackwardWatch:
         added = output is not None and is_added_last(output, watched)
         agreement, summed = self._agreement(watched, optimizer, moved, fresh)
         # Whatever is made of it: that what was used is the sum of all so far, step after step, would be no accident.
-        told = (agreement if added else math.nan, summed)
+        told = (agreement if added else math.nan, summed, even)
         self.rows.append([row[13], row[0], moved, left, *rates, change, float(number), squashed, *told])
 
     def _trained_otherwise(self, module: nn.Module, output: torch.Tensor | None) -> list[torch.Tensor]:

@@ -45,4 +45,5 @@ BACKWARD_COLUMNS = (
     "squashed",  # whose cross-entropy it is by its gradient: 1 of softmaxed outputs, -1 of raw ones, 0 no; nan: alike
     "agreement",  # cosine of the gradient used since and the fresh one, of the last bias; nan where not known
     "summed",  # 1 when the gradient used is not the fresh one but the sum of all fresh ones so far; nan as before
+    "evenness",  # least over largest change of an element of the watched parameter; nan with fewer than four of them
 )

@@ -36,6 +36,8 @@ _TOLERATED = {
     ("builtins", "_"),
     ("sys", "excepthook"),
     ("sys", "displayhook"),
+    # A loss of the program's own may be anything as well.
+    *(("torch.nn.functional", name) for name in ("cross_entropy", "nll_loss", "softmax", "log_softmax")),
     ("torch", "load"),
     ("torch", "save"),
     *((name, "step") for name in ("Adam", "AdamW", "SGD")),

@@ -58,6 +58,14 @@ def _part(array: np.ndarray, start: int | None, count: int) -> np.ndarray:
     return array.copy() if start is None else array.reshape(-1)[start : start + count].copy()
 
 
+def evenness(change: np.ndarray) -> float:
+    """The least magnitude over the largest; nan with fewer than four elements: two or three are alike by rule."""
+    if change.size < 4:
+        return math.nan
+    sizes = np.abs(change)
+    return float(sizes.min() / max(float(sizes.max()), 1e-30))
+
+
 def rms(values: np.ndarray) -> float:
     """Root mean square; 0 for no values."""
     return math.sqrt(float(np.vdot(values, values)) / max(1, values.size))
