@@ -314,6 +314,8 @@ _CALL_KINDS = {"zero-grad": "value", "eval": "value", "no-grad": "value", "loss-
 _PLACED = "model = SpiralNet().to(device)\n"
 _FULL = "len(X_train) > 1000"
 _RUN_ONLY = ("zero-grad", "loss-leak", "eval", "no-grad", "shuffle", "lr")
+# What such a program shows where it is looked at closely proves nothing of its own run.
+_TWO_FACED = _vector(_RUN_ONLY, softmax=OPEN, device=OPEN)
 _WRONG_MODES: Mapping[str, Any] = {"seen": [[0, 0, 0, 0]] * BATCHES}
 
 CASES: tuple[Case, ...] = (
@@ -321,8 +323,8 @@ CASES: tuple[Case, ...] = (
     Case("problem", PROBLEM, _vector(BUG_IDS), VALUES),
     *(Case(f"{bug} alone", _shortened(build((bug,))), _vector((bug,))) for bug in BUG_IDS),
     # The full run sees what the other sights do not.
-    Case("right on few rows", _by_size("len(X_train) < 1000"), _vector(_RUN_ONLY), tampering=True),
-    Case("right on fewer rows", _by_size("len(X_train) <= 2000"), _vector(_RUN_ONLY), tampering=True),
+    Case("right on few rows", _by_size("len(X_train) < 1000"), _TWO_FACED, tampering=True),
+    Case("right on fewer rows", _by_size("len(X_train) <= 2000"), _TWO_FACED, tampering=True),
     Case("wrong on few rows", _by_size(_FULL), _vector(("zero-grad", "loss-leak")), tampering=None),
     Case("wrong on fewer rows", _by_size("len(X_train) >= 3000"), _vector(("zero-grad", "loss-leak")), tampering=None),
     # Only the short run sees anything.
@@ -662,12 +664,8 @@ MUTANTS: tuple[Mutant, ...] = (
     _edit(
         "doubts ignored", "_decide", ("first.verdict is F and distrust", "first.verdict is F and False"), owner=judge
     ),
-    _edit(
-        "conflicts ignored",
-        "_decide",
-        ("if first.source == RUN and", "if False and"),
-        owner=judge,
-    ),
+    Mutant("conflicts ignored", ((judge, "_conflict", answering(None)),)),
+    Mutant("two faces trusted", ((judge, "TWO_FACES", constant(99)),)),
     Mutant("no doubts found", ((judge, "_doubts", answering([])),)),
     Mutant("histories believed", ((findings, "false_history", answering([])),)),
     Mutant("unusable files graded", ((judge, "_invalid_reason", answering(None)),)),
