@@ -108,7 +108,7 @@ def sentinel_class(base: Any) -> type[nn.Module]:
 
         def _weigh(self, scores: torch.Tensor) -> torch.Tensor:
             serial = len(self.seen)
-            self.old_alive = sum(s < serial // 2 for s in self.alive)
+            self.old_alive = sum(s < serial // 2 for s in self.alive.copy())
             return _Ballast.apply(scores, self.ballast_bytes, graphs.Token(serial, self.alive))  # type: ignore[no-any-return, no-untyped-call]
 
     for attribute in ("__name__", "__qualname__", "__module__"):

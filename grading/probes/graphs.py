@@ -69,8 +69,9 @@ class HeldGraphs:
         if seen >= 16 and seen % 8 == 0:
             middle = self.epoch_serials[seen // 2]
             first = self.epoch_serials[0]
-            # The newest count stands: a bounded window of kept graphs counts early on, not later.
-            self.old_alive_now = sum(first <= s < middle for s in self.alive)
+            # The newest count stands: a bounded window of kept graphs counts early on, not later. Of a copy, since
+            # a graph may die while they are counted.
+            self.old_alive_now = sum(first <= s < middle for s in self.alive.copy())
             if self.collections < MOST_COLLECTIONS and self.by_chance(0.5, 0.1):
                 self._look_for_window()
         token = Token(serial, self.alive)
