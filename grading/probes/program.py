@@ -125,6 +125,7 @@ class Ending:
                 status = 0
             self.exit(status)
 
+        # typeshed's never returns; this one does not either, by what it ends in, which mypy cannot tell.
         os._exit = exit_at_once  # type: ignore[assignment]
         return self
 
