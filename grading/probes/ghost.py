@@ -325,6 +325,8 @@ class GhostDevice(TorchFunctionMode):
         self.requests[target] = self.requests.get(target, 0) + 1
 
     def _mark_of(self, name: str, args: Any, kwargs: Any) -> str | None:
+        if name not in _COMPUTE:
+            return next((mark for mark in map(_marked, _tensors(args, kwargs)) if mark is not None), None)
         marks, plain = set(), 0
         if name in ("cross_entropy", "nll_loss"):
             args, kwargs = args[:2], {}  # scores and labels; weights of classes are another matter
@@ -334,7 +336,7 @@ class GhostDevice(TorchFunctionMode):
                 marks.add(mark)
             elif not torch.nn.parameter.is_lazy(tensor) and tensor.dim() > 0 and tensor.grad_fn is None:
                 plain += 1  # weights or rows left behind; what was computed has only lost its mark on the way
-        if marks and plain and name in _COMPUTE:
+        if marks and plain:
             self.mixed[name] = self.mixed.get(name, 0) + 1
         return marks.pop() if marks else None
 

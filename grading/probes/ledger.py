@@ -75,23 +75,13 @@ class GradientLedger:
         Whatever clipping or scaling does, no element of the gradient used can exceed the
         fresh one, unless something was added to it.
         """
-        ff = fs = ss = uf = us = uu = excess = 0.0
         with torch.no_grad():
-            for entry in self.entries:
-                fresh, stale, used = entry["fresh"], entry["stale"], entry["p"].grad
-                if fresh is None:
-                    continue
-                fresh = fresh.double().flatten()
-                used = torch.zeros_like(fresh) if used is None else used.detach().double().flatten()
-                ff += float(fresh @ fresh)
-                uf += float(used @ fresh)
-                uu += float(used @ used)
-                excess += float((used.abs() - fresh.abs()).clamp(min=0).pow(2).sum())
-                if stale is not None:
-                    stale = stale.double().flatten()
-                    fs += float(fresh @ stale)
-                    ss += float(stale @ stale)
-                    us += float(used @ stale)
+            fresh, stale, used = self._arrived()
+            ff, uf, uu = float(fresh @ fresh), float(used @ fresh), float(used @ used)
+            fs = ss = us = 0.0
+            if stale is not None:
+                fs, ss, us = float(fresh @ stale), float(stale @ stale), float(used @ stale)
+            excess = float((used.abs() - fresh.abs()).clamp(min=0).pow(2).sum())
         determinant = ff * ss - fs * fs
         if ss > 0 and ff == 0.0:
             a, b = 0.0, us / ss  # nothing fresh: what is used can only be left over
@@ -104,6 +94,25 @@ class GradientLedger:
         misfit = math.sqrt(max(residual, 0.0) / uu) if uu > 0 else 0.0
         relative = math.sqrt(excess / ff) if ff > 0 else (math.inf if excess > 0 else 0.0)
         return math.sqrt(ff), math.sqrt(ss), a, b, misfit, relative
+
+    def _arrived(self) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """Fresh, left-over and used gradients of the parameters that got a fresh one, each as one flat vector.
+
+        None where nothing was left over. One vector, since these sums over every layer alone
+        would be a seventh of the short run.
+        """
+        entries = [entry for entry in self.entries if entry["fresh"] is not None]
+        if not entries:
+            return torch.zeros(0), None, torch.zeros(0)
+
+        def in_one(gradients: Sequence[torch.Tensor | None]) -> torch.Tensor:
+            pairs = zip(gradients, entries, strict=True)
+            filled = (torch.zeros_like(entry["fresh"]) if g is None else g.detach() for g, entry in pairs)
+            return torch.cat([gradient.flatten() for gradient in filled]).double()
+
+        stale = [entry["stale"] for entry in entries]
+        left_over = in_one(stale) if any(gradient is not None for gradient in stale) else None
+        return in_one([entry["fresh"] for entry in entries]), left_over, in_one([entry["p"].grad for entry in entries])
 
     def clear(self) -> None:
         """Forget what has arrived, as after a step."""
