@@ -2,6 +2,8 @@
 
 import base64
 import json
+import signal
+import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -18,4 +20,5 @@ class Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # the first process of a container has no default for it
     ThreadingHTTPServer(("0.0.0.0", 9000), Handler).serve_forever()
