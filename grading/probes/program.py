@@ -69,21 +69,31 @@ def load(
 
 
 @contextlib.contextmanager
-def exits_stopped() -> Iterator[None]:
-    """Let `os._exit` end the program, and not the interpreter that has more to look at."""
+def exits_heard(hear: Callable[[int], int]) -> Iterator[None]:
+    """Ask `hear` first where the program itself ends its interpreter by `os._exit`, and not a child's.
+
+    It takes the status and gives the one to leave with, or raises.
+    """
     leave, home = os._exit, os.getpid()
 
-    def stop(status: int) -> NoReturn:
+    def exit_at_once(status: int) -> NoReturn:
         os._exit = leave  # one that goes on all the same may go
-        if os.getpid() == home:
-            raise StopProbe
-        leave(status)
+        leave(hear(status) if os.getpid() == home else status)
 
-    os._exit = stop
+    os._exit = exit_at_once
     try:
         yield
     finally:
         os._exit = leave
+
+
+def exits_stopped() -> contextlib.AbstractContextManager[None]:
+    """Let `os._exit` end the program, and not the interpreter that has more to look at."""
+
+    def stop(status: int) -> NoReturn:
+        raise StopProbe
+
+    return exits_heard(stop)
 
 
 class Ending:
@@ -116,21 +126,18 @@ class Ending:
             self.unregister(function)
 
         atexit.register, atexit.unregister = register, unregister
-        self.exit, home = os._exit, os.getpid()
-
-        def exit_at_once(status: int) -> None:
-            os._exit = self.exit
-            if self.leave is not None and os.getpid() == home:
-                self.leave(status)
-                status = 0
-            self.exit(status)
-
-        # typeshed's never returns; this one does not either, by what it ends in, which mypy cannot tell.
-        os._exit = exit_at_once  # type: ignore[assignment]
+        self.exits = exits_heard(self._hear)
+        self.exits.__enter__()
         return self
 
+    def _hear(self, status: int) -> int:
+        if self.leave is None:
+            return status
+        self.leave(status)
+        return 0
+
     def __exit__(self, *_: object) -> None:
-        os._exit = self.exit
+        self.exits.__exit__(None, None, None)
         atexit.register, atexit.unregister = self.register, self.unregister
 
     def see_through(self) -> BaseException | None:

@@ -11,7 +11,7 @@ from grading.challenge import load_challenge
 from grading.verify import VerifyReport, planted_subsets, verify
 from sandbox.rehearsal import RehearsalSandbox
 
-SHORTER = 3  # epochs; enough for every verdict
+SHORTER = 2  # epochs; enough for every verdict
 
 
 @pytest.fixture
