@@ -687,7 +687,8 @@ def _rate(table: Table, source: str) -> Sight | None:
     training = seen.of_training()
     after = training.after_update()
     if len(after) < 2:
-        after = training  # steps that move nothing still have a rate
+        # Steps that move nothing still have a rate. No move tells whether a hook set it after the first look.
+        after = Backwards(training.rows[1:])
     if len(after) < 2:
         return None
     optimizer = table.optimizer()
@@ -770,6 +771,9 @@ def _hand_written_rate(after: Backwards, source: str) -> Sight | None:
     later = after.large_updates(max(12 * typical, 0.1))
     if later > 0.05:
         told = f"{text} at first, and far more in {later:.0%} of the steps"
+        piled = after.left_over() - after.overwritten() > len(after) / 2
+        if piled and typical <= GENTLE_UPDATE:  # steps grow with gradients that add up, too
+            return Sight(Q, f"{told}, as gradients do that are never cleared", OBSERVED, source)
         return Sight(N, told, OBSERVED, source)
     if 0.0 < typical <= GENTLE_UPDATE:
         return Sight(F, text, OBSERVED, source)

@@ -72,7 +72,7 @@ class HeldGraphs:
             # The newest count stands: a bounded window of kept graphs counts early on, not later. Of a copy, since
             # a graph may die while they are counted.
             self.old_alive_now = sum(first <= s < middle for s in self.alive.copy())
-            if self.collections < MOST_COLLECTIONS and self.by_chance(0.5, 0.1):
+            if self.collections < MOST_COLLECTIONS and self.by_chance(0.8, 0.1):
                 self._look_for_window()
         token = Token(serial, self.alive)
         for level in levels_of(tensor):

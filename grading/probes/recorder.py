@@ -157,6 +157,7 @@ class Recorder:
         self.step_depth = 0
         self.comparisons = 0
         self.namespace: dict[str, Any] = {}
+        self.last_looks: list[Any] = []  # handles of hooks that are there during a step only
         self.active_key: tuple[int, str] = (0, "")
         self.home_thread = threading.get_ident()
         self.history: dict[Any, Any] | None = None
@@ -731,13 +732,24 @@ class Recorder:
         self.step_depth += 1
         if self.step_depth == 1:
             self.step_row = None
+            self._drop_last_looks()
         if self.ledger is not None and self.ledger.pending():
-            self._note_step(optimizer)
+            # After all hooks of the program's own, which may clear or change what the step is about to use.
+            self.last_looks.append(optimizer.register_step_pre_hook(self._last_look))
+
+    def _last_look(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._note_step(optimizer)
+
+    def _drop_last_looks(self) -> None:
+        for handle in self.last_looks:
+            handle.remove()
+        self.last_looks.clear()
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self.step_depth = max(0, self.step_depth - 1)
         if self.step_depth:
             return
+        self._drop_last_looks()
         if self.step_row is None and self.ledger is not None and self.ledger.pending():
             self._note_step(optimizer)  # step(closure): the gradients came during the step
         if self.ledger is None:

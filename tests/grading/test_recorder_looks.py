@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from grading.probes import backwards, frames, recorder
-from grading.probes.columns import BACKWARD_COLUMNS, CONTEXTS, FORWARD_COLUMNS
+from grading.probes.columns import BACKWARD_COLUMNS, CONTEXTS, FORWARD_COLUMNS, STEP_COLUMNS
 from grading.probes.ghost import GhostDevice, device_of
 from grading.probes.graphs import Token, deepest_node
 from grading.probes.optimizers import steps_taken
@@ -447,3 +447,23 @@ def test_parts_of_a_model_that_run_in_threads_are_no_passes_of_their_own() -> No
     with watch, torch.no_grad():
         Branches()(torch.zeros(3, 2))
     assert len(watch.forwards) == 1
+
+
+@pytest.mark.parametrize("to_none", [True, False], ids=["none", "zeros"])
+@pytest.mark.parametrize("hooked", [True, False], ids=["by its own hook", "not at all"])
+def test_what_a_step_uses_is_looked_at_after_the_programs_own_hooks(hooked: bool, to_none: bool) -> None:
+    model = nn.Linear(2, 3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    if hooked:
+        optimizer.register_step_pre_hook(lambda one, *_: one.zero_grad(set_to_none=to_none))
+    watch = Recorder(lambda *_: None, "x", thorough=True)
+
+    with watch:
+        for _ in range(4):
+            optimizer.zero_grad()
+            model(torch.randn(4, 2)).square().sum().backward()
+            optimizer.step()
+
+    shares = [row[STEP_COLUMNS.index("fresh_share")] for row in watch.steps]
+    assert shares == pytest.approx([0.0 if hooked else 1.0] * 4)
+    assert len(optimizer._optimizer_step_pre_hooks) == hooked, "nothing of the watch's is left"
