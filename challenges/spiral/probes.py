@@ -109,7 +109,9 @@ def sentinel_class(base: Any) -> type[nn.Module]:
         def _weigh(self, scores: torch.Tensor) -> torch.Tensor:
             serial = len(self.seen)
             self.old_alive = sum(s < serial // 2 for s in self.alive.copy())
-            return _Ballast.apply(scores, self.ballast_bytes, graphs.Token(serial, self.alive))  # type: ignore[no-any-return, no-untyped-call]
+            token = graphs.Token(serial, self.alive)
+            # torch gives `apply` no types.
+            return _Ballast.apply(scores, self.ballast_bytes, token)  # type: ignore[no-any-return, no-untyped-call]
 
     for attribute in ("__name__", "__qualname__", "__module__"):
         setattr(Sentinel, attribute, getattr(parent, attribute))
@@ -475,10 +477,11 @@ def _force_scores(emit: Any, namespace: Any, captured: Any, context: Any, traine
         for right in (1, 0):
             for magnitude in context.params["magnitudes"]:
                 target = torch.from_numpy(y if right else (y + 1) % classes)
-                scores = functional.one_hot(target, classes).float() * magnitude
+                along = functional.one_hot(target, classes).float()
+                scores = along * magnitude
                 optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.0)
                 log.values.clear()
-                slopes.along = functional.one_hot(target, classes).float()
+                slopes.along = along
                 returned = forced_call(
                     scores, functools.partial(_train, namespace, model, loader, criterion, optimizer, extras)
                 )
@@ -624,20 +627,18 @@ def _score_layers(model: nn.Module, x: torch.Tensor) -> tuple[Layers, int]:
         if _is_innermost(m) and m is not model
     ]
     kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
-    modes = [(module, module.training) for module in model.modules()]
+    as_it_is = contextlib.nullcontext()
     try:
         with torch.no_grad():
-            for training in (None, False, None, None):  # as handed over, but for one look at all that eval mode uses
-                for module, mode in modes:
-                    module.training = mode if training is None else training
+            # As handed over, but for one look at all that eval mode uses.
+            for mode in (as_it_is, _evaluating(model), as_it_is, as_it_is):
                 before = len(calls)
-                output = model(x.to(kind))
+                with mode:
+                    output = model(x.to(kind))
                 called.append({m for m, out in calls[before:] if isinstance(out, torch.Tensor)})
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes:
-            module.training = mode
     classes = int(output.shape[-1])
     rows = [(m, _rows_of(out)) for m, out in calls if isinstance(out, torch.Tensor)]
     given = [(m, out) for m, out in rows if out.shape[:-1] == output.shape[:-1]]
@@ -658,17 +659,25 @@ def _answer_follows(model: nn.Module, x: torch.Tensor, layers: Layers, classes: 
     """Whether the model's answer is the class that the layers are made to favour: squashed or not, it then is."""
     wanted = torch.arange(len(x)) % classes
     undo = _force_outputs(layers, 64.0 * functional.one_hot(wanted, classes).to(x.dtype))
-    modes = [(module, module.training) for module in model.modules()]
     try:
-        for module, _ in modes:
-            module.training = False  # dropout behind the scores would hide some of them
-        with torch.no_grad():
+        with torch.no_grad(), _evaluating(model):  # dropout behind the scores would hide some of them
             answers = _rows_of(model(x)).argmax(-1)
     finally:
         undo()
+    return float((answers == wanted).float().mean()) > 0.9
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """All modules in eval mode for a while, without asking a `train` or `eval` of their own."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
         for module, training in modes:
             module.training = training
-    return float((answers == wanted).float().mean()) > 0.9
 
 
 def _rows_of(output: torch.Tensor) -> torch.Tensor:
