@@ -735,7 +735,7 @@ class Recorder:
             self._drop_last_looks()
         if self.ledger is not None and self.ledger.pending():
             # After all hooks of the program's own, which may clear or change what the step is about to use.
-            self.last_looks.append(optimizer.register_step_pre_hook(self._last_look))
+            self.last_looks.append(Optimizer.register_step_pre_hook(optimizer, self._last_look))
 
     def _last_look(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._note_step(optimizer)
