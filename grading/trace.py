@@ -130,7 +130,7 @@ class Backwards:
         return Backwards(self.rows[self.column("moved") > 0])
 
     def of_training(self) -> Backwards:
-        """Those within `train_one_epoch`, where most are, and each but the first of its call.
+        """Those within `train_one_epoch`, where most are, and each but the first of its call, where there are more.
 
         What `main` tries out beforehand (a range test of rates, one batch overfitted) is no
         training, and between two calls weights may be swapped, averaged or loaded.
@@ -138,8 +138,8 @@ class Backwards:
         call = self.column("call")
         if (call > 0).mean() < 0.5 if len(call) else True:
             return self
-        follows = np.concatenate([[False], call[1:] == call[:-1]])
-        return Backwards(self.rows[follows & (call > 0)])
+        follows = np.concatenate([[False], call[1:] == call[:-1]]) & (call > 0)
+        return Backwards(self.rows[follows if follows.any() else call > 0])
 
     def left_over(self) -> int:
         """How many began with gradient of an earlier step still there."""

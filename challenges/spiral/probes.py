@@ -297,7 +297,7 @@ def _watched_main(
                     model = captured[role].get("model")
                     captured[role]["mode"] = bool(getattr(model, "training", True))
                     if isinstance(model, nn.Module) and "state" not in captured:
-                        captured["state"] = {k: v.detach().clone() for k, v in model.state_dict().items()}
+                        captured["state"] = modules.ModelState(model)
 
             return on_call
 
@@ -441,7 +441,7 @@ def _force_scores(emit: Any, namespace: Any, captured: Any, context: Any, traine
     model = model.to(CPU)
     if captured.get("state"):
         with contextlib.suppress(Exception):  # a model that was replaced meanwhile keeps its weights
-            model.load_state_dict(captured["state"])  # as before training, which may have diverged
+            captured["state"].load(model)  # as before training, which may have diverged
     criterion = train.get("criterion") or validate.get("criterion") or nn.CrossEntropyLoss()
     val_criterion = validate.get("criterion") or criterion
     y = context.arrays["forced_y"]
@@ -458,12 +458,12 @@ def _force_scores(emit: Any, namespace: Any, captured: Any, context: Any, traine
     val_extras = {k: v for k, v in validate.items() if k not in known}
     loader = _loader(x, y, len(y))
     rows = []
-    state = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    state = modules.ModelState(model)
 
     slopes = _Slopes(layers)
 
     def forced_call(scores: torch.Tensor, action: Callable[[], Any], mode: bool = True) -> float | None:
-        model.load_state_dict(state)  # a hand-written update, too, has moved them
+        state.load(model)  # a hand-written update, too, has moved them
         model.train(mode)  # as `main` hands it over, which may have called eval() itself
         undo = head.force(scores[0]) if head.usable else _force_outputs(layers, scores)
         try:
@@ -923,20 +923,20 @@ def _answer_held_out(context: Any, watch: Recorder) -> None:
     inputs = {"held_out": held_out @ mapping[:-1] + mapping[-1] if mapping is not None else None, "own": seen}
     answers: dict[str, np.ndarray] = {}
     model.eval()
-    training_state = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    as_it_is = modules.ModelState(model)
     for name, shown in inputs.items():
         if shown is None:
             continue
         x = torch.from_numpy(np.ascontiguousarray(shown, dtype=np.float32))
         answers[name] = np.stack([_predict(model, state, x) for state in watch.snapshots])
-    model.load_state_dict(training_state)
+    as_it_is.load(model)
     if aligned == "own" and x_val is not None and y_val is not None and len(y_val) == len(x_val):
         answers["own_labels"] = y_val.reshape(len(y_val), -1)[:, 0].astype(np.int64)
     context.emit("real.goal", {"aligned": aligned, "snapshots": len(watch.snapshots)}, answers)
 
 
-def _predict(model: nn.Module, state: Any, x: torch.Tensor) -> np.ndarray:
-    model.load_state_dict(state)
+def _predict(model: nn.Module, state: modules.ModelState, x: torch.Tensor) -> np.ndarray:
+    state.load(model)
     with torch.no_grad():
         output = graphs.first_tensor(model(x))
     assert output is not None

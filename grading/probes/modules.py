@@ -5,8 +5,41 @@ Runs inside the sandbox.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import nn
+
+_TORCHS_OWN = frozenset(vars(nn.Module()))  # attributes that every module has
+
+
+class ModelState:
+    """A copy of all that a model answers by: parameters, buffers, and tensors that are plain attributes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.state = {key: value.detach().clone() for key, value in model.state_dict().items()}
+        self.plain = [value.detach().clone() for _, _, value in _plain_tensors(model)]
+        self.trained = [value.requires_grad for _, _, value in _plain_tensors(model)]
+
+    def load(self, model: nn.Module) -> None:
+        """Give the model these values. Plain tensors are put in the places of what is there, where it is as many."""
+        model.load_state_dict(self.state)
+        places = list(_plain_tensors(model))
+        if len(places) == len(self.plain):
+            for (holder, key, _), value, trained in zip(places, self.plain, self.trained, strict=True):
+                holder[key] = value.clone().requires_grad_(trained)
+
+
+def _plain_tensors(model: nn.Module) -> Iterator[tuple[Any, Any, torch.Tensor]]:
+    """Tensors that modules hold as attributes or in lists or dicts: the holder, the place and the tensor."""
+    for module in modules_of(model):
+        attributes = {name: value for name, value in vars(module).items() if name not in _TORCHS_OWN}
+        places: list[tuple[Any, Any, Any]] = [(vars(module), name, value) for name, value in attributes.items()]
+        for held in attributes.values():
+            if type(held) in (list, dict):
+                places += [(held, key, held[key]) for key in (held if isinstance(held, dict) else range(len(held)))]
+        yield from ((holder, key, value) for holder, key, value in places if isinstance(value, torch.Tensor))
 
 
 def modules_of(module: nn.Module) -> list[nn.Module]:

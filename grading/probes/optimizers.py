@@ -27,6 +27,7 @@ class Optimizers:
         self.at_work: list[Optimizer] = []
         self._descriptions: list[dict[str, Any]] = []
         self._numbers: dict[int, int] = {}
+        self._begun_at: list[int] = []  # what each had counted when it was first seen at work: of a checkpoint, say
         self._stepping: Optimizer | None = None  # where several hold one parameter: which one steps it
         self._counted_steps: dict[int, int] = {}  # and how far each has counted
 
@@ -36,6 +37,7 @@ class Optimizers:
         if number is None:
             number = self._numbers[id(optimizer)] = len(self.at_work)
             self._descriptions.append(describe_optimizer(optimizer, model))
+            self._begun_at.append(steps_taken(optimizer))
             self.at_work.append(optimizer)
         return number
 
@@ -57,13 +59,18 @@ class Optimizers:
         self._stepping = (stepped or [o for o in silent if o.state] or silent or holding)[0]
         return self._stepping
 
+    def plain_tensors(self) -> list[torch.Tensor]:
+        """What the optimizers hold without its being a parameter, as of layers written by hand."""
+        held = [p for made in self.made for group in made.param_groups for p in group["params"]]
+        return [p for p in held if not isinstance(p, nn.Parameter)]
+
     def told(self, passes: Mapping[int, int]) -> list[dict[str, Any]]:
         """What is told of those at work; `passes`: how many backward passes each was worked for, by number."""
         return [
             {
                 **description,
                 "has_state": bool(optimizer.state),
-                "steps": steps_taken(optimizer),
+                "steps": max(0, steps_taken(optimizer) - self._begun_at[number]),
                 "passes": passes.get(number, 0),
             }
             for number, (description, optimizer) in enumerate(zip(self._descriptions, self.at_work, strict=True))

@@ -41,7 +41,7 @@ from grading.probes.columns import BACKWARD_COLUMNS, CONTEXTS, FORWARD_COLUMNS, 
 from grading.probes.frames import code_of, variables_of
 from grading.probes.graphs import HeldGraphs, Saved, first_tensor, has_graph, tensors_of
 from grading.probes.ledger import GradientLedger
-from grading.probes.modules import has_parameters, modules_of
+from grading.probes.modules import ModelState, has_parameters, modules_of
 from grading.probes.optimizers import Optimizers, describe_optimizer, rates_of, steps_taken
 from grading.probes.values import on_simplex, values_of
 
@@ -142,7 +142,7 @@ class Recorder:
         self.trained_on: dict[str, int] = {}  # by kind of device: training passes
         self.schedulers: list[Any] = []
         self.trained_model: nn.Module | None = None
-        self.snapshots: list[dict[str, torch.Tensor]] = []
+        self.snapshots: list[ModelState] = []
         self.snapshot_pending = False
         self.snapshot_limit = 0
         self.restorers: list[Callable[[], None]] = []
@@ -582,8 +582,7 @@ class Recorder:
         """Copy the trained model's state, at most `snapshot_limit` times."""
         if self.trained_model is None or len(self.snapshots) >= self.snapshot_limit:
             return
-        state = {k: v.detach().clone() for k, v in self.trained_model.state_dict().items()}
-        self.snapshots.append(state)
+        self.snapshots.append(ModelState(self.trained_model))
 
     def stop(self) -> None:
         """End the program under observation."""
@@ -594,7 +593,8 @@ class Recorder:
         if self.ledger is not None:
             self.ledger.close()
         trained = itertools.chain(module.parameters(), module.buffers())  # which an optimizer takes as well
-        parameters = [p for p in trained if p.requires_grad and p.is_leaf]
+        tensors = {id(p): p for p in (*trained, *self.optimizers.plain_tensors()) if p.requires_grad and p.is_leaf}
+        parameters = list(tensors.values())
         self.ledger_model = id(module)
         self.ledger = GradientLedger(parameters) if parameters else None
 

@@ -22,6 +22,7 @@ from grading.probes import backwards, frames, recorder
 from grading.probes.columns import BACKWARD_COLUMNS, CONTEXTS, FORWARD_COLUMNS, STEP_COLUMNS
 from grading.probes.ghost import GhostDevice, device_of
 from grading.probes.graphs import Token, deepest_node
+from grading.probes.modules import ModelState
 from grading.probes.optimizers import steps_taken
 from grading.probes.program import Ending
 from grading.probes.recorder import Recorder
@@ -467,3 +468,69 @@ def test_what_a_step_uses_is_looked_at_after_the_programs_own_hooks(hooked: bool
     shares = [row[STEP_COLUMNS.index("fresh_share")] for row in watch.steps]
     assert shares == pytest.approx([0.0 if hooked else 1.0] * 4)
     assert len(optimizer._optimizer_step_pre_hooks) == hooked, "nothing of the watch's is left"
+
+
+def test_steps_of_a_checkpoint_are_none_of_an_optimizers_own() -> None:
+    told: dict[str, Any] = {}
+    watch = Recorder(lambda name, data, *_: told.update({name: data}), "x", thorough=False, seed=1)
+    model = nn.Linear(2, 3)
+    saved = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(50):
+        for parameter in model.parameters():
+            _stepped(saved, parameter)
+
+    with watch:
+        resumed = torch.optim.Adam(model.parameters(), lr=1e-3)
+        resumed.load_state_dict(saved.state_dict())
+        for _ in range(10):
+            resumed.zero_grad()
+            model(torch.randn(4, 2)).square().sum().backward()
+            resumed.step()
+        watch.finish()
+
+    assert [(one["passes"], one["steps"]) for one in told["x.summary"]["optimizers"]] == [(10, 10)]
+
+
+class _PlainWeights(nn.Module):
+    """A layer whose weights are no parameters, above one whose are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = [torch.randn(4, 2, requires_grad=True)]
+        self.scale = torch.ones(4, requires_grad=True)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.head(nn.functional.linear(rows, self.weights[0]) * self.scale)
+
+
+@pytest.mark.parametrize("cleared", [True, False])
+def test_gradients_of_tensors_that_are_no_parameters_are_followed(cleared: bool) -> None:
+    model = _PlainWeights()
+    plain = [*model.weights, model.scale]
+    watch = Recorder(lambda *_: None, "x", thorough=True)
+
+    with watch:
+        optimizer = torch.optim.SGD([*plain, *model.parameters()], lr=1e-3)
+        for _ in range(4):
+            (optimizer if cleared else model).zero_grad()
+            model(torch.randn(4, 2)).square().sum().backward()
+            optimizer.step()
+
+    stale = [row[STEP_COLUMNS.index("stale_norm")] for row in watch.steps]
+    assert len(stale) == 4
+    assert all(norm == 0.0 for norm in stale) if cleared else all(norm > 0.0 for norm in stale[1:])
+
+
+def test_a_models_state_holds_tensors_that_are_no_parameters() -> None:
+    model, rows = _PlainWeights(), torch.randn(5, 2)
+    before, answers = ModelState(model), model(rows)
+    with torch.no_grad():
+        for tensor in (model.weights[0], model.scale, model.head.bias):
+            tensor.add_(1.0)
+    assert not torch.equal(model(rows), answers)
+
+    before.load(model)
+
+    assert torch.equal(model(rows), answers)
+    assert model.weights[0].requires_grad and model.scale.requires_grad

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grading.probes.columns import CONTEXTS, FORWARD_COLUMNS, STEP_COLUMNS
+from grading.probes.columns import BACKWARD_COLUMNS, CONTEXTS, FORWARD_COLUMNS, STEP_COLUMNS
 from grading.trace import Backwards, Matrix, OptimizerSeen, Steps, Table, order_likeness
 
 ROWS, BATCH = 320, 32
@@ -319,3 +319,13 @@ def test_a_batch_shown_several_times_in_a_row_counts_once() -> None:
     fresh = order_likeness(shuffled)
     assert fresh is not None and max(fresh) < 0.3
     assert order_likeness(kept) == pytest.approx((1.0, 1.0), abs=0.02)
+
+
+def test_where_a_call_holds_one_pass_each_is_of_training() -> None:
+    def calls(*numbers: float) -> Backwards:
+        rows = np.zeros((len(numbers), len(BACKWARD_COLUMNS)))
+        rows[:, BACKWARD_COLUMNS.index("call")] = numbers
+        return Backwards(rows)
+
+    assert len(calls(1, 2, 3, 4).of_training()) == 4
+    assert len(calls(0, 1, 1, 1, 2, 2, 2).of_training()) == 4, "the first of each call follows what main did between"
