@@ -88,7 +88,7 @@ class BackwardWatch:
         leaves = [leaf for leaf in leaves_of(output) if id(leaf) not in own]
         if not leaves:
             return []
-        held = {id(p) for made in self.optimizers.made for group in made.param_groups for p in group["params"]}
+        held = set(map(id, self.optimizers.held()))
         found = [leaf for leaf in leaves if id(leaf) in held]
         self.trains_others = self.trains_others or bool(found)
         return found

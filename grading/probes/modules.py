@@ -19,16 +19,20 @@ class ModelState:
 
     def __init__(self, model: nn.Module) -> None:
         self.state = {key: value.detach().clone() for key, value in model.state_dict().items()}
-        self.plain = [value.detach().clone() for _, _, value in _plain_tensors(model)]
-        self.trained = [value.requires_grad for _, _, value in _plain_tensors(model)]
+        self.plain = [_copied(value) for _, _, value in _plain_tensors(model)]
 
     def load(self, model: nn.Module) -> None:
         """Give the model these values. Plain tensors are put in the places of what is there, where it is as many."""
         model.load_state_dict(self.state)
         places = list(_plain_tensors(model))
         if len(places) == len(self.plain):
-            for (holder, key, _), value, trained in zip(places, self.plain, self.trained, strict=True):
-                holder[key] = value.clone().requires_grad_(trained)
+            for (holder, key, _), value in zip(places, self.plain, strict=True):
+                holder[key] = _copied(value)
+
+
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values without a graph, asking for gradients where `tensor` does."""
+    return tensor.detach().clone().requires_grad_(tensor.requires_grad)
 
 
 def _plain_tensors(model: nn.Module) -> Iterator[tuple[Any, Any, torch.Tensor]]:

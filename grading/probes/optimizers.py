@@ -59,10 +59,13 @@ class Optimizers:
         self._stepping = (stepped or [o for o in silent if o.state] or silent or holding)[0]
         return self._stepping
 
+    def held(self) -> list[torch.Tensor]:
+        """All tensors that the optimizers hold, those shared more than once."""
+        return [p for made in self.made for group in made.param_groups for p in group["params"]]
+
     def plain_tensors(self) -> list[torch.Tensor]:
-        """What the optimizers hold without its being a parameter, as of layers written by hand."""
-        held = [p for made in self.made for group in made.param_groups for p in group["params"]]
-        return [p for p in held if not isinstance(p, nn.Parameter)]
+        """What they hold without its being a parameter, as of layers written by hand."""
+        return [p for p in self.held() if not isinstance(p, nn.Parameter)]
 
     def told(self, passes: Mapping[int, int]) -> list[dict[str, Any]]:
         """What is told of those at work; `passes`: how many backward passes each was worked for, by number."""
